@@ -1,0 +1,50 @@
+"""lowdyn: low-dimensional learning dynamics of deep networks. See, predict, use and judge them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module that holds it; nothing is imported before it is asked for (PEP 562).
+_HOMES = {
+    "DeepLinearNetwork": "lowdyn.networks",
+    "Descent": "lowdyn.dynamics",
+    "gradient_descent": "lowdyn.dynamics",
+    "LayerMetrics": "lowdyn.observe",
+    "Spectra": "lowdyn.observe",
+    "Tracker": "lowdyn.observe",
+    "layer_metrics": "lowdyn.observe",
+    "train": "lowdyn.training",
+}
+
+__all__ = [
+    "DeepLinearNetwork",
+    "Descent",
+    "LayerMetrics",
+    "Spectra",
+    "Tracker",
+    "__version__",
+    "gradient_descent",
+    "layer_metrics",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from lowdyn.dynamics import Descent, gradient_descent
+    from lowdyn.networks import DeepLinearNetwork
+    from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
+    from lowdyn.training import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lowdyn' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,123 @@
+"""Orthonormal bases, principal angles, ranks and whitening; every function takes leading batch dimensions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lowdyn.arguments import checked_generator, checked_matrix, checked_number
+
+
+def random_orthogonal(
+    rows: int,
+    columns: int,
+    *,
+    generator: torch.Generator,
+    runs: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw a Haar-distributed matrix (*runs, rows, columns) with orthonormal rows or columns.
+
+    The QR factor of a Gaussian matrix with the signs of R's diagonal moved into Q, which makes the law
+    exactly invariant under rotations (Mezzadri 2007, arXiv math-ph/0609050).
+
+    >>> q = random_orthogonal(3, 5, generator=torch.Generator().manual_seed(0))
+    >>> bool(torch.allclose(q @ q.T, torch.eye(3, dtype=q.dtype)))
+    True
+    """
+    checked_generator(generator)
+    tall, thin = max(rows, columns), min(rows, columns)
+    gaussian = torch.randn(*runs, tall, thin, generator=generator, dtype=torch.float64, device=device)
+    q, r = torch.linalg.qr(gaussian)
+    signs = torch.diagonal(r, dim1=-2, dim2=-1).sign()
+    q = (q * signs.unsqueeze(-2)).to(dtype)
+    return q if rows >= columns else q.mT.contiguous()
+
+
+def numerical_rank(values: Tensor, *, rows: int, columns: int, tolerance: float | None = None) -> int:
+    """Count the singular ``values`` (descending) above ``tolerance`` times the largest.
+
+    The default tolerance is max(rows, columns) · eps, that of ``numpy.linalg.matrix_rank``.
+
+    >>> numerical_rank(torch.tensor([3.0, 1.0, 1e-9]), rows=3, columns=3)
+    2
+    """
+    if tolerance is None:
+        tolerance = max(rows, columns) * torch.finfo(values.dtype).eps
+    largest = float(values[0])
+    return 0 if largest == 0.0 else int((values > tolerance * largest).sum())
+
+
+def orthonormal_basis(*blocks: Tensor, tolerance: float | None = None) -> Tensor:
+    """Return an orthonormal basis (rows, k) of the span of all columns of ``blocks``, k its numerical rank.
+
+    Columns are scaled to unit norm first, so that ``tolerance`` (default max(rows, columns) · eps) speaks of
+    directions and not of lengths.
+
+    >>> e = torch.eye(4, dtype=torch.float64)
+    >>> orthonormal_basis(e[:, :2], 1e-6 * e[:, 1:3]).shape
+    torch.Size([4, 3])
+    """
+    columns = torch.cat(blocks, dim=-1)
+    norms = columns.norm(dim=-2, keepdim=True)
+    columns = columns / torch.where(norms > 0, norms, torch.ones_like(norms))
+    u, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    rank = numerical_rank(values, rows=columns.shape[-2], columns=columns.shape[-1], tolerance=tolerance)
+    return u[:, :rank]
+
+
+def principal_angles(first: Tensor, second: Tensor) -> Tensor:
+    """Principal angles in radians, largest first, between the spans of two orthonormal bases.
+
+    ``first`` (…, d, k) and ``second`` (…, d, m) have orthonormal columns; min(k, m) angles come back. Angles
+    below π/4 are taken from the sine, those above from the cosine (Knyazev and Argentati 2002, Algorithm
+    3.1): the arccosine alone has a floor of 3e-8 in float64 and 7e-4 in float32. Computed in float64.
+
+    >>> e = torch.eye(3, dtype=torch.float64)
+    >>> tilted = torch.stack([e[0], e[1] + 1e-12 * e[2]], dim=1)
+    >>> float(principal_angles(tilted, e[:, :2])[0])
+    1e-12
+    """
+    first, second = first.to(torch.float64), second.to(torch.float64)
+    if first.shape[-2] != second.shape[-2]:
+        raise ValueError(
+            f"the two bases live in spaces of dimension {first.shape[-2]} and {second.shape[-2]}; "
+            "principal angles need the same one"
+        )
+    if first.shape[-1] > second.shape[-1]:
+        first, second = second, first
+    overlap = second.mT @ first
+    # Ascending cosines and descending sines both list the largest angle first.
+    cosines = torch.linalg.svdvals(overlap).flip(-1).clamp(max=1.0)
+    sines = torch.linalg.svdvals(first - second @ overlap).clamp(max=1.0)
+    return torch.where(cosines**2 > 0.5, torch.asin(sines), torch.acos(cosines))
+
+
+def whiten(inputs: Tensor, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Precondition full-rank ``inputs`` X (d, N), N ≥ d, so that X̂X̂ᵀ = scale · I: the theorem's setting.
+
+    Returns (X̂, T) with X̂ = T X and T = √scale (XXᵀ)^(-1/2) symmetric (d, d), by the SVD of X, which does not
+    square its condition number as the Gram matrix would. A network M trained on X̂ acts on raw inputs as M T.
+    ValueError when X has not full row rank.
+
+    >>> x = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> white, transform = whiten(x)
+    >>> bool(torch.allclose(white @ white.T, torch.eye(3, dtype=x.dtype)))
+    True
+    """
+    inputs = checked_matrix("inputs", inputs)
+    checked_number("scale", scale, at_least=torch.finfo(inputs.dtype).tiny)
+    d, samples = inputs.shape[-2:]
+    u, values, vt = torch.linalg.svd(inputs, full_matrices=False)
+    smallest = values[..., -1] / values[..., 0]
+    if samples < d or bool((smallest <= max(d, samples) * torch.finfo(inputs.dtype).eps).any()):
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)} have not full row rank (smallest over largest singular "
+            f"value {float(smallest.min()):.1e}), so no preconditioner whitens them; drop dependent features "
+            "or project on the leading singular vectors first"
+        )
+    root = math.sqrt(scale)
+    return root * (u @ vt), root * (u / values.unsqueeze(-2)) @ u.mT

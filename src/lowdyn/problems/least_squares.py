@@ -1,0 +1,122 @@
+"""Least squares in the end-to-end matrix M: ½ s ‖M X − Y‖²_F, and what descent needs to know of it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lowdyn.arguments import checked_choice, checked_matrix
+
+
+class LeastSquares:
+    """The objective ½ s ‖M X − Y‖²_F + constant, with s = 1 ("sum") or 1/number of entries of Y ("mean").
+
+    ``inputs`` is X (…, d_x, N), or None for the identity; ``targets`` is Y (…, d_y, N). A leading dimension
+    holds one problem per run. Use :class:`~lowdyn.problems.Factorization` or
+    :class:`~lowdyn.problems.Regression`.
+    """
+
+    def __init__(self, inputs: Tensor | None, targets: Tensor, scale: float, constant: Tensor | None = None) -> None:
+        self.inputs = inputs
+        self.targets = targets
+        self.scale = scale
+        self.constant = torch.zeros((), dtype=targets.dtype) if constant is None else constant
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (d_y, d_x) of the end-to-end matrix."""
+        columns = self.targets if self.inputs is None else self.inputs.mT
+        return self.targets.shape[-2], columns.shape[-1]
+
+    @property
+    def runs(self) -> int | None:
+        """Number of problems side by side; None when there is one, which every run then shares."""
+        sizes = {part.shape[0] for part in (self.inputs, self.targets) if part is not None and part.ndim == 3}
+        return max(sizes) if sizes else None
+
+    def residual(self, outputs: Tensor) -> Tensor:
+        """Return outputs − Y: the derivative of the *sum* objective with respect to the outputs M X."""
+        return outputs - self.targets
+
+    def loss_of(self, residual: Tensor) -> Tensor:
+        """Return the objective from a residual; one number, or one per run."""
+        return 0.5 * self.scale * residual.square().sum(dim=(-2, -1)) + self.constant
+
+    def loss(self, end_to_end: Tensor) -> Tensor:
+        """Return the objective at the matrix M (…, d_y, d_x)."""
+        return self.loss_of(self.residual(self._apply(end_to_end)))
+
+    def gradient(self, end_to_end: Tensor) -> Tensor:
+        """Return the derivative s (M X − Y) Xᵀ of the objective with respect to M (…, d_y, d_x)."""
+        residual = self.scale * self.residual(self._apply(end_to_end))
+        return residual if self.inputs is None else residual @ self.inputs.mT
+
+    def _apply(self, end_to_end: Tensor) -> Tensor:
+        end_to_end = torch.as_tensor(end_to_end)
+        if tuple(end_to_end.shape[-2:]) != self.shape:
+            raise ValueError(f"this problem is about matrices of shape {self.shape}, got {tuple(end_to_end.shape)}")
+        return end_to_end if self.inputs is None else end_to_end @ self.inputs
+
+    @property
+    def correlation(self) -> Tensor:
+        """Φ = Y Xᵀ (…, d_y, d_x), all that whitened dynamics sees of the data (theory §1)."""
+        return self.targets if self.inputs is None else self.targets @ self.inputs.mT
+
+    def solution(self) -> Tensor:
+        """Return the minimiser of smallest norm, Y X⁺ (…, d_y, d_x)."""
+        return self.targets if self.inputs is None else self.targets @ torch.linalg.pinv(self.inputs)
+
+    def minimum(self) -> Tensor:
+        """Return the smallest value that the objective takes over all matrices."""
+        return self.loss(self.solution())
+
+    def condensed(self) -> LeastSquares:
+        """Return the same objective of M with no more than d_x columns.
+
+        From the LQ factorization X = T Qᵀ: ‖M X − Y‖² = ‖M T − Y Q‖² + ‖Y − Y Q Qᵀ‖². Nothing is squared, so no
+        digit is lost as with the Gram matrix X Xᵀ. With N ≤ d_x, or no inputs, it is this problem itself.
+        """
+        if self.inputs is None or self.inputs.shape[-1] <= self.inputs.shape[-2]:
+            return self
+        q, r = torch.linalg.qr(self.inputs.mT)
+        targets = self.targets @ q
+        rest = self.loss_of(self.targets - targets @ q.mT)
+        return LeastSquares(r.mT.contiguous(), targets, self.scale, rest)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Self:
+        """Return this problem with its data in ``dtype`` on ``device``."""
+        return self._like(
+            None if self.inputs is None else self.inputs.to(device, dtype),
+            self.targets.to(device, dtype),
+            self.constant.to(device, dtype),
+        )
+
+    def select(self, runs: Tensor) -> Self:
+        """Return the problems of some ``runs`` (indices); data that all runs share stays shared."""
+        inputs = self.inputs
+        return self._like(
+            inputs[runs] if inputs is not None and inputs.ndim == 3 else inputs,
+            self.targets[runs] if self.targets.ndim == 3 else self.targets,
+            self.constant[runs] if self.constant.ndim == 1 else self.constant,
+        )
+
+    def _like(self, inputs: Tensor | None, targets: Tensor, constant: Tensor) -> Self:
+        copy = self.__class__.__new__(self.__class__)
+        LeastSquares.__init__(copy, inputs, targets, self.scale, constant)
+        return copy
+
+
+def checked_scale(reduction: str, targets: Tensor) -> float:
+    """Return the factor of ½‖residual‖²: 1 for "sum", one over the entries of one target for "mean"."""
+    checked_choice("reduction", reduction, ("mean", "sum"))
+    return 1.0 if reduction == "sum" else 1.0 / (targets.shape[-2] * targets.shape[-1])
+
+
+def checked_data(name: str, value: Any) -> Tensor:
+    """Return ``value`` as a finite tensor (rows, columns) or (runs, rows, columns)."""
+    data = checked_matrix(name, value)
+    if data.ndim > 3:
+        raise ValueError(f"{name} must be (rows, columns) or (runs, rows, columns), got {tuple(data.shape)}")
+    return data

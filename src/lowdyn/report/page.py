@@ -1,0 +1,210 @@
+"""The page: results and figures in, one HTML file out that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lowdyn.report.results import Result, is_simple_name, read_results
+
+VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
+_KIB = 1024
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file beside the page: `href` is None when the file is not there."""
+
+    text: str
+    href: str | None
+    size: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A result with what its section shows of it: `figure` is JSON fit for a script element, `problem` a sentence."""
+
+    result: Result
+    anchor: str
+    figure: str | None
+    height: int
+    problem: str | None
+    links: tuple[Link, ...]
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write `folder/index.html` from `results.json` and the figures beside it; return the path of the page.
+
+    The page is one file: styles, scripts, plotly.js and all figures are inside, links to data files are relative,
+    and its content policy forbids any request. It replaces the old page in one step: a reader never sees half of
+    one. A figure that is missing or broken costs its section the picture, not the page.
+
+    ValueError, in one line, when `results.json` is missing or does not hold results.
+
+    >>> import json, tempfile
+    >>> result = {"id": "C4", "claim": "It moves.", "scale": "smoke", "holds": True, "checks": []}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "results.json").write_text(json.dumps([result]))
+    ...     page = write_report(folder).read_text()
+    >>> page.count("It moves."), page.count("src=")
+    (1, 0)
+    """
+    folder = Path(folder)
+    page = render(read_results(folder / "results.json"), folder)
+    target = folder / "index.html"
+    # Opened by hand, not by tempfile: the page should have the permissions of any other file of the user.
+    draft = folder / f".index.{secrets.token_hex(8)}.tmp"
+    try:
+        with draft.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def render(results: list[Result], folder: Path) -> str:
+    """Return the page as text. `folder` is where figures and data files are looked for."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": format_number, "plain": format_value}
+    scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
+    counts = {verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS}
+    return environment.from_string(_asset("page.html")).render(
+        sections=[_section(result, place, folder) for place, result in enumerate(results, start=1)],
+        verdicts=VERDICTS,
+        counts=counts,
+        scales=sorted({result.scale for result in results}),
+        seconds=math.fsum(result.seconds or 0.0 for result in results),
+        machine=_shared(result.machine for result in results),
+        versions=_shared(result.versions for result in results),
+        style=Markup(_asset("page.css")),
+        scripts={name: Markup(text) for name, text in scripts.items()},
+        hashes=[_hash(text) for text in scripts.values()],
+    )
+
+
+def format_number(value: float | None) -> str:
+    """Return a number as a reader wants it: four digits, whole numbers in full, 1e-12 style where it is short.
+
+    >>> [format_number(x) for x in (0.0123456, 3.2e-13, 20123, 9594010, float("nan"), None, True)]
+    ['0.01235', '3.2e-13', '20\\u202f123', '9\\u202f594\\u202f010', 'NaN', '–', 'yes']
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    if abs(value) < 1e15 and (value == int(value) or 1e4 <= abs(value) < 1e7):
+        whole = round(value)
+        return f"{whole:,}".replace(",", "\u202f") if abs(whole) >= 10_000 else str(whole)
+    text = f"{value:.4g}"
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text
+
+
+def format_value(value: Any) -> str:
+    """Return any JSON value as one line of text; of a long list its ends.
+
+    >>> format_value([1, 0.25, "x"]), format_value({"sizes": [2, 3]})
+    ('1, 0.25, x', 'sizes: 2, 3')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {format_value(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, (list, tuple)):
+        items = [f"({format_value(item)})" if isinstance(item, list) else format_value(item) for item in value]
+        if len(items) > 12:
+            items = [*items[:6], "…", *items[-2:]]
+            return f"{', '.join(items)} ({len(value)} values)"
+        return ", ".join(items) or "–"
+    return format_number(value)
+
+
+def _section(result: Result, place: int, folder: Path) -> Section:
+    """Return a result with its figure and its links. A name that is not simple never becomes part of a path."""
+    links, figure, height, problem = [], None, 0, None
+    if is_simple_name(result.id):
+        anchor, path = result.id, folder / result.id / "figure.json"
+        figure, height, problem = _figure(path)
+        if path.is_file():
+            links.append(_link(path, folder, "figure"))
+    else:
+        anchor, problem = f"claim-{place}", "The id of this claim is not a simple name: no figure is looked for."
+    for name in result.experiments:
+        found = sorted((folder / name).glob("*.nc")) if is_simple_name(name) else []
+        links += [_link(path, folder, f"trajectory of {name}") for path in found] or [
+            Link(f"trajectory of {name} (not in this folder)", None)
+        ]
+    return Section(result, anchor, figure, height, problem, tuple(links))
+
+
+def _figure(path: Path) -> tuple[str | None, int, str | None]:
+    """Return (JSON fit for a script element, height in pixels, None) or (None, 0, what is wrong)."""
+    try:
+        # Bare NaN and Infinity are not JSON: plotly reads null as a gap.
+        figure = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        return None, 0, "There is no picture for this claim."
+    except (OSError, ValueError, RecursionError) as error:
+        return None, 0, f"The picture cannot be shown: figure.json is not readable as JSON ({error})."
+    if not isinstance(figure, dict) or not isinstance(figure.get("data"), list):
+        return None, 0, "The picture cannot be shown: figure.json does not hold a plotly figure."
+    layout = figure.get("layout")
+    layout = layout if isinstance(layout, dict) else {}
+    height = layout.get("height")
+    drawn = {"data": figure["data"], "layout": layout}
+    text = json.dumps(drawn, separators=(",", ":"), allow_nan=False)
+    return script_safe(text), int(height) if isinstance(height, (int, float)) else 450, None
+
+
+def script_safe(text: str) -> str:
+    r"""Return JSON text in which nothing ends a script element or a line of JavaScript.
+
+    >>> script_safe('"</script>&"')
+    '"\\u003c/script\\u003e\\u0026"'
+    """
+    from markupsafe import Markup
+
+    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
+
+
+def _link(path: Path, folder: Path, text: str) -> Link:
+    """Return a relative link to a file beside the page."""
+    size = path.stat().st_size
+    kilobytes = size / _KIB
+    shown = f"{kilobytes / _KIB:.1f} MiB" if kilobytes >= _KIB else f"{max(1, round(kilobytes))} KiB"
+    return Link(f"{text}: {path.name}", quote(path.relative_to(folder).as_posix()), shown)
+
+
+def _shared(values: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return what all results agree on, else None."""
+    values = list(values)
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def _hash(script: str) -> str:
+    """Return the source expression that lets a content policy run this script and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    """Return a file of this package as text."""
+    return files("lowdyn.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,108 @@
+"""Labelled records over steps: collected, saved as one netCDF file, loaded again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from lowdyn.files import replace_atomically
+
+Record = Mapping[str, tuple[tuple[str, ...], Any]]
+"""One look at a model: variable name -> (dimensions, array), without the step."""
+
+
+class Probe(Protocol):
+    """What to look at. ``begin`` may keep a reference; what it returns is called at every recorded step."""
+
+    def begin(self, model: Any) -> Look:
+        """Start looking at ``model``; the returned object is called with the step."""
+        ...
+
+
+class Look(Protocol):
+    """A probe at work on one model."""
+
+    coords: Mapping[str, Any]
+    """Coordinates of the record's dimensions."""
+
+    def __call__(self, step: int) -> Record:
+        """Return what is seen after ``step`` updates."""
+        ...
+
+
+class Recorder:
+    """Collects records step by step and stacks them into one ``xarray.Dataset`` over ``step``.
+
+    >>> recorder = Recorder()
+    >>> recorder.add(0, {"loss": ((), 1.0)})
+    >>> recorder.add(5, {"loss": ((), 0.5)})
+    >>> recorder.dataset()["loss"].sel(step=5).item()
+    0.5
+    """
+
+    def __init__(self, coords: Mapping[str, Any] | None = None) -> None:
+        self.steps: list[int] = []
+        self._coords = dict(coords or {})
+        self._values: dict[str, list[Any]] = {}
+        self._dims: dict[str, tuple[str, ...]] = {}
+
+    def add(self, step: int, record: Record) -> None:
+        """Append one record; ``step`` must exceed the last, and every record must hold the same variables."""
+        if self.steps and step <= self.steps[-1]:
+            raise ValueError(f"step {step} does not follow step {self.steps[-1]}; records must be in order")
+        if self.steps and record.keys() != self._values.keys():
+            raise ValueError(f"this record holds {sorted(record)}, earlier ones {sorted(self._values)}")
+        self.steps.append(int(step))
+        for name, (dims, value) in record.items():
+            self._dims[name] = ("step", *dims)
+            self._values.setdefault(name, []).append(np.asarray(value))
+
+    def dataset(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
+        """Return all records so far as a Dataset; ``attrs`` values that are not plain become JSON text."""
+        variables = {name: (self._dims[name], np.stack(values)) for name, values in self._values.items()}
+        coords = {"step": np.asarray(self.steps, dtype=np.int64), **self._coords}
+        return xr.Dataset(variables, coords=coords, attrs=plain_attributes(attrs or {}))
+
+
+def plain_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``attrs`` with every value that netCDF cannot hold written as JSON text.
+
+    >>> plain_attributes({"lr": 0.1, "sizes": (2, 3)})
+    {'lr': 0.1, 'sizes': '[2, 3]'}
+    """
+    return {
+        name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+        for name, value in attrs.items()
+        if value is not None
+    }
+
+
+def save(trajectory: xr.Dataset, path: str | Path) -> Path:
+    """Write ``trajectory`` as one netCDF file, replacing it atomically; returns the path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(xr.Dataset({"loss": ("step", [1.0, 0.5])}), folder + "/run.nc")
+    ...     load(path)["loss"].values.tolist()
+    [1.0, 0.5]
+    """
+    path = Path(path)
+    replace_atomically(path, bytes(trajectory.to_netcdf(engine="h5netcdf")))
+    return path
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """Read a trajectory into memory; ValueError naming the file when it is not a complete netCDF file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no trajectory at {path}")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            return file.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a complete netCDF trajectory: {error}") from error
