@@ -8,10 +8,8 @@ Names, labels and titles are plain text: `<` and `&` in them are shown, never re
 not finite is a gap, and so is one that is not positive on a logarithmic axis. Numbers are kept as float32
 (seven digits) where its range allows, which keeps a page of many figures small.
 
->>> step = np.arange(100)
->>> figure = curves([Series("loss", step, np.exp(-step / 10))], x_label="step", y_label="loss", log_y=True)
->>> figure.layout.yaxis.type, len(figure.data)
-('log', 1)
+>>> curves([Series("loss", [0, 1, 2], [1.0, 0.1, 0.01])], x_label="step", y_label="loss", log_y=True).layout.yaxis.type
+'log'
 """
 
 from __future__ import annotations
@@ -35,22 +33,18 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", 
 _SURFACE = ["#3B5DB5", "#2A7FBA", "#1F9C9C", "#4DB36B", "#A9BF3B", "#F2CB3A"]
 _GREY, _FAINT = "#808080", "rgba(128,128,128,0.28)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
-_AXIS = {
-    **{"gridcolor": _FAINT, "linecolor": _GREY, "tickcolor": _GREY, "zeroline": False, "showline": True},
-    **{"ticks": "outside", "ticklen": 4, "automargin": True, "exponentformat": "power"},
-}
-_WALL = {
-    **{"gridcolor": _FAINT, "linecolor": _GREY, "zerolinecolor": _FAINT, "showbackground": False},
-    **{"nticks": 6, "exponentformat": "power"},
-}
-_LAYOUT = {
-    **{"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest"},
-    "font": {"family": _FONT, "size": 13, "color": _GREY},
-    "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10, "l": 10}},
-    "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-    **{"xaxis": _AXIS, "yaxis": _AXIS, "scene": {"xaxis": _WALL, "yaxis": _WALL, "zaxis": _WALL}},
-}
-_MARGIN = {"l": 64, "r": 24, "t": 72, "b": 96}
+# fmt: off
+_AXIS = {"gridcolor": _FAINT, "linecolor": _GREY, "tickcolor": _GREY, "zeroline": False, "showline": True,
+         "ticks": "outside", "ticklen": 4, "automargin": True, "exponentformat": "power",
+         "title": {"font": {"size": 14}, "standoff": 8}}
+_WALL = {"gridcolor": _FAINT, "linecolor": _GREY, "zerolinecolor": _FAINT, "showbackground": False, "nticks": 5,
+         "exponentformat": "power"}
+_LAYOUT = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest",
+           "font": {"family": _FONT, "size": 13, "color": _GREY},
+           "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14}},
+           "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+           "xaxis": _AXIS, "yaxis": _AXIS, "scene": {"xaxis": _WALL, "yaxis": _WALL, "zaxis": _WALL}}
+# fmt: on
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,30 +83,23 @@ def surfaces(
     from plotly.graph_objects import Surface
 
     steps = np.asarray(step)
-    figure = _grid(panels, "scene", title, columns=3, narrow=1, row_height=400, gap=0.01)
+    figure = _grid(panels, "scene", title, columns=3, narrow=1, row_height=340, gap=0.01, sides=8, foot=8)
     for place, (name, values) in enumerate(panels.items()):
         z = np.asarray(values, dtype=float)
         indices = np.asarray(index) if index is not None else np.arange(1, z.shape[-1] + 1)
-        if z.shape != (steps.size, indices.size) or not z.size:
-            raise ValueError(
-                f"panel {name!r} has shape {z.shape}, but there are {steps.size} steps and {indices.size} "
-                "indices: pass values as (steps, indices)"
-            )
+        wanted = (steps.size, indices.size)
+        if z.shape != wanted or z.size == 0:
+            raise ValueError(f"panel {name!r} has shape {z.shape}: (steps, indices) are {wanted}")
         # One thin line along each index: the eye follows a singular value, not a mesh.
-        line = {"show": True, "start": float(indices[0]), "end": float(indices[-1]), "size": 1, "width": 1}
-        surface = Surface(
-            x=_compact(indices),
-            y=_compact(steps),
-            z=_compact(z),
-            colorscale=_SURFACE,
-            showscale=False,
-            contours={"x": {**line, "color": "rgba(0,0,0,0.4)", "highlight": False}},
-            lighting={"ambient": 0.75, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
-            hovertemplate=f"{_text(name)}<br>index %{{x}}, step %{{y}}<br>%{{z:.5g}}<extra></extra>",
-        )
+        first, last = float(indices[0]), float(indices[-1])
+        lines = {"show": True, "start": first, "end": last, "size": max(1.0, (last - first) / 50), "width": 1}
+        surface = Surface(x=_compact(indices), y=_compact(steps), z=_compact(z), colorscale=_SURFACE, showscale=False)
+        surface.contours.x = {**lines, "color": "#28406B", "highlight": False}
+        surface.lighting = {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9}
+        surface.hovertemplate = f"{_text(name)}<br>index %{{x}}, step %{{y}}<br>%{{z:.5g}}<extra></extra>"
         figure.add_trace(surface, row=place // 3 + 1, col=place % 3 + 1)
     # Small indices to the left and time running to the back, as the lecture draws it.
-    camera = {"eye": {"x": -1.1, "y": -1.65, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}}
+    camera = {"eye": {"x": -1.25, "y": -1.5, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}}
     names = {"xaxis_title_text": "index", "yaxis_title_text": "step", "zaxis_title_text": ""}
     figure.update_scenes(aspectmode="manual", aspectratio={"x": 1, "y": 1, "z": 0.72}, camera=camera, **names)
     return figure
@@ -139,24 +126,25 @@ def curves(
     from plotly.graph_objects import Scatter
 
     figure = _grid([""], "xy", title, columns=1, narrow=1, row_height=330)
-    styles = _styles(series)
+    looks = _looks(series)
     for one in series:
-        trace, low, high = _line(one, styles, log_x=log_x, log_y=log_y)
+        trace, low, high = _line(one, looks, log_x=log_x, log_y=log_y)
         if low is not None and high is not None:
             there = np.isfinite(low) & np.isfinite(high) & np.isfinite(trace.x)
             x, low, high = trace.x[there], low[there], high[there]
-            band = Scatter(x=_compact([*x, *x[::-1]]), y=_compact([*low, *high[::-1]]), mode="none", fill="toself")
-            band.update(fillcolor=trace.line.color, opacity=0.2, hoverinfo="skip", showlegend=False)
-            figure.add_trace(band.update(legendgroup=trace.legendgroup))
+            band = Scatter(x=_compact([*x, *x[::-1]]), y=_compact([*low, *high[::-1]]), fill="toself")
+            band.update(mode="none", fillcolor=trace.line.color, opacity=0.2, hoverinfo="skip")
+            figure.add_trace(band.update(showlegend=False, legendgroup=trace.legendgroup))
         figure.add_trace(trace.update(mode="lines" if np.sum(np.isfinite(trace.y)) > 1 else "markers"))
     _show_each_name_once(figure)
-    figure.update_xaxes(title_text=_text(x_label), type="log" if log_x else "linear")
-    figure.update_yaxes(title_text=_text(y_label), type="log" if log_y else "linear")
+    figure.update_xaxes(title_text=_text(x_label), **_scale(log_x))
+    figure.update_yaxes(title_text=_text(y_label), **_scale(log_y))
     if limit is not None:
         label = {"text": _text(limit[0]), "textposition": "end", "yanchor": "bottom", "font": {"size": 12}}
         line = {"color": _GREY, "width": 1.5, "dash": "dot"}
         # A shape, not `add_hline`: that one misplaces its label on a logarithmic axis.
-        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=limit[1], y1=limit[1], line=line, label=label)
+        ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": limit[1], "y1": limit[1]}
+        figure.add_shape(type="line", line=line, label=label, **ends)
     return figure
 
 
@@ -174,26 +162,24 @@ def layer_curves(
     [True, False]
     """
     figure = _grid(panels, "xy", title, columns=3, narrow=1, row_height=310, gap=0.09)
-    styles = _styles(one for series in panels.values() for one in series)
+    looks = _looks(one for series in panels.values() for one in series)
     for place, series in enumerate(panels.values()):
         for one in series:
-            trace, low, high = _line(one, styles, log_x=False, log_y=log_y)
+            trace, low, high = _line(one, looks, log_x=False, log_y=log_y)
             if low is not None and high is not None:
-                trace.error_y = {"array": _compact(high - trace.y), "arrayminus": _compact(trace.y - low)}
-                trace.error_y.update(type="data", symmetric=False, thickness=1.2, width=4)
+                bars = {"array": _compact(high - trace.y), "arrayminus": _compact(trace.y - low)}
+                trace.error_y = {**bars, "type": "data", "symmetric": False, "thickness": 1.2, "width": 4}
             figure.add_trace(trace.update(mode="lines+markers"), row=place // 3 + 1, col=place % 3 + 1)
     _show_each_name_once(figure)
-    last = max((float(np.nanmax(trace.x)) for trace in figure.data if np.size(trace.x)), default=0.0)
+    layers = np.concatenate([np.zeros(1), *(np.asarray(trace.x, dtype=float) for trace in figure.data)])
+    last = layers[np.isfinite(layers)].max()
     figure.update_xaxes(title_text="layer", tick0=0, dtick=1 if last <= 12 else 5)
-    figure.update_yaxes(title_text=_text(y_label), type="log" if log_y else "linear", matches="y")
+    figure.update_yaxes(title_text=_text(y_label), matches="y", **_scale(log_y))
     return figure
 
 
 def embeddings(
-    panels: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    *,
-    class_names: Sequence[str] | None = None,
-    title: str = "",
+    panels: Mapping[str, tuple[ArrayLike, ArrayLike]], *, class_names: Sequence[str] | None = None, title: str = ""
 ) -> Figure:
     """Return small multiples of 2-D features coloured by class, in the order given (shallow to deep).
 
@@ -207,39 +193,34 @@ def embeddings(
     from plotly.graph_objects import Scatter
 
     columns = 3 if len(panels) <= 6 else 5
-    figure = _grid(panels, "xy", title, columns=columns, narrow=2, row_height=225, gap=0.015, between=36)
+    figure = _grid(
+        panels, "xy", title, columns=columns, narrow=2, row_height=225, gap=0.015, between=36, sides=16, foot=44
+    )
     for place, (panel, (points, labels)) in enumerate(panels.items()):
         at, label = np.asarray(points, dtype=float), np.asarray(labels)
         if at.ndim != 2 or at.shape[1] != 2 or label.shape != at.shape[:1]:
-            raise ValueError(f"panel {panel!r} has points {at.shape} and labels {label.shape}: pass (n, 2) and (n,)")
+            raise ValueError(f"panel {panel!r}: points {at.shape}, labels {label.shape}; pass (n, 2), (n,)")
         for k in map(int, np.unique(label)):
             if class_names is not None and not 0 <= k < len(class_names):
-                raise ValueError(f"panel {panel!r} has label {k}: class_names names only {len(class_names)} classes")
+                raise ValueError(f"panel {panel!r} has label {k}: class_names has {len(class_names)} names")
             name = _text(class_names[k] if class_names is not None else f"class {k}")
             marker = {"color": PALETTE[k % len(PALETTE)], "symbol": _SYMBOLS[k % len(_SYMBOLS)], "size": 4.5}
             trace = Scatter(x=_compact(at[label == k, 0]), y=_compact(at[label == k, 1]), mode="markers")
-            trace.update(name=name, legendgroup=name, marker=marker, opacity=0.75, hoverinfo="name")
+            trace.update(name=name, legendgroup=name, marker=marker, opacity=0.9, hoverinfo="name")
             figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
     _show_each_name_once(figure)
     # The features are a projection: their scale says nothing, so the frame carries no ticks.
-    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, mirror=True, constrain="domain")
-    figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, mirror=True, constrain="domain")
+    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
+    figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, mirror=True)
     figure.for_each_yaxis(lambda axis: axis.update(scaleanchor=axis.anchor))
     return figure.update_layout(legend={"itemsizing": "constant"})
 
 
 def _grid(
-    names: Iterable[str],
-    kind: Literal["xy", "scene"],
-    title: str,
-    *,
-    columns: int,
-    narrow: int,
-    row_height: int,
-    gap: float = 0.0,
-    between: int = 84,
-) -> Figure:
-    """Return empty panels in `columns` columns, `between` pixels between rows, with the shared template.
+    names: Iterable[str], kind: Literal["xy", "scene"], title: str, *, columns: int, narrow: int, row_height: int,
+    gap: float = 0.0, between: int = 84, sides: int = 64, foot: int = 88,
+) -> Figure:  # fmt: skip
+    """Return empty panels with the shared template; `between` rows, at the `sides` and at the `foot` are pixels.
 
     `layout.meta["narrow"]` and `["wide"]` hold the layout keys that move the panels into `narrow` columns and
     back: a page hands the one that fits to `Plotly.relayout`.
@@ -247,8 +228,10 @@ def _grid(
     from plotly.subplots import make_subplots
 
     titles = [f"<b>{_text(name)}</b>" if name else " " for name in names]
+    # Plotly's buttons lie at the top right; titles stand below them.
+    top = 32 + (18 if set(titles) != {" "} else 0) + (24 if title else 0)
 
-    def arranged(columns: int) -> Figure:
+    def arranged(columns: int) -> tuple[Figure, dict[str, Any]]:
         columns = max(1, min(columns, len(titles)))
         rows = max(1, -(-len(titles) // columns))
         inner = rows * row_height + (rows - 1) * between
@@ -256,54 +239,56 @@ def _grid(
         specs = [cells[k : k + columns] for k in range(0, rows * columns, columns)]
         spacing = {"horizontal_spacing": gap, "vertical_spacing": between / inner}
         figure = make_subplots(rows=rows, cols=columns, specs=specs, subplot_titles=titles, **spacing)
-        return figure.update_layout(height=inner + _MARGIN["t"] + _MARGIN["b"], margin=_MARGIN)
+        keys = {"height": top + inner + foot}
+        for name, part in figure.layout.to_plotly_json().items():
+            if "domain" in part:
+                keys[f"{name}.domain"] = part["domain"]
+        for place, note in enumerate(figure.layout.annotations):
+            keys |= {f"annotations[{place}].x": note.x, f"annotations[{place}].y": note.y}
+        return figure, keys
 
-    figure = arranged(columns)
+    (figure, wide), (_, stacked) = arranged(columns), arranged(narrow)
     figure.update_annotations(font_size=13)
-    meta = {"wide": _positions(figure), "narrow": _positions(arranged(narrow))}
-    return figure.update_layout(template={"layout": _LAYOUT}, title_text=_text(title), meta=meta)
+    margin = {"l": sides, "r": min(sides, 24), "t": top, "b": foot}
+    figure.update_layout(
+        template={"layout": _LAYOUT}, title_text=_text(title), title_font_size=15, margin=margin, height=wide["height"]
+    )
+    return figure.update_layout(meta={"wide": wide, "narrow": stacked})
 
 
-def _positions(figure: Figure) -> dict[str, Any]:
-    """Return the layout keys that say where panels and titles lie, as `Plotly.relayout` takes them."""
-    layout = figure.layout.to_plotly_json()
-    keys: dict[str, Any] = {"height": layout["height"]}
-    panels = {name: part for name, part in layout.items() if isinstance(part, dict) and "domain" in part}
-    keys |= {f"{name}.domain": part["domain"] for name, part in panels.items()}
-    for place, note in enumerate(layout.get("annotations", ())):
-        keys |= {f"annotations[{place}].x": note["x"], f"annotations[{place}].y": note["y"]}
-    return keys
-
-
-def _styles(series: Iterable[Series]) -> dict[str, dict[str, Any]]:
-    """Return colour and symbol for each group of series, in the order of their first appearance."""
+def _looks(series: Iterable[Series]) -> dict[str, tuple[str, str, str]]:
+    """Return colour, symbol and stroke for each group of series, in the order of their first appearance."""
     groups = dict.fromkeys(one.group or one.name for one in series)
-    return {
-        group: {"color": PALETTE[k % len(PALETTE)], "symbol": _SYMBOLS[k % len(_SYMBOLS)]}
-        for k, group in enumerate(groups)
-    }
+    # Where the colours repeat the stroke changes, so that no two groups look alike.
+    n, m, strokes = len(PALETTE), len(_SYMBOLS), ("solid", "dashdot", "dot")
+    return {group: (PALETTE[k % n], _SYMBOLS[k % m], strokes[k // n % 3]) for k, group in enumerate(groups)}
 
 
 def _line(
-    one: Series, styles: Mapping[str, dict[str, Any]], *, log_x: bool, log_y: bool
+    one: Series, looks: Mapping[str, tuple[str, str, str]], *, log_x: bool, log_y: bool
 ) -> tuple[Scatter, NDArray[Any] | None, NDArray[Any] | None]:
     """Return the trace of a series and its low and high edge, fit for the axes."""
     from plotly.graph_objects import Scatter
 
-    x, y, low, high = (None if v is None else np.ravel(np.asarray(v)) for v in (one.x, one.y, one.low, one.high))
-    sizes = [v.size for v in (x, y, low, high) if v is not None]
-    if x is None or y is None or len(set(sizes)) > 1 or (low is None) != (high is None):
-        raise ValueError(f"series {one.name!r} has arrays of sizes {sizes}: pass x, y (and low with high) of one size")
-    x, y = _compact(x, positive=log_x), _compact(y, positive=log_y)
+    parts = [None if part is None else np.ravel(part) for part in (one.x, one.y, one.low, one.high)]
+    sizes = [part.size for part in parts if part is not None]
+    if len(set(sizes)) > 1 or len(sizes) == 3:
+        raise ValueError(f"series {one.name!r}: arrays of sizes {sizes}; pass one size, low together with high")
+    x, y = _compact(one.x, positive=log_x), _compact(one.y, positive=log_y)
+    low, high = parts[2:]
     if log_y and low is not None and high is not None:
         # An edge that falls to zero or below ends at the smallest value drawn instead of tearing the band.
-        drawn = np.concatenate([v[np.isfinite(v) & (v > 0)] for v in (low, y, high)])
+        drawn = np.concatenate([part[part > 0] for part in (low, y, high)])
         low = np.where(low > 0, low, drawn.min(initial=np.inf))
-    style = styles[one.group or one.name]
-    stroke = "dash" if one.dash else "solid"
+    color, symbol, stroke = looks[one.group or one.name]
+    line = {"color": color, "dash": "dash" if one.dash else stroke, "width": 2}
     trace = Scatter(x=x, y=y, name=_text(one.name), legendgroup=_text(f"{one.group or ''}|{one.name}"))
-    trace.update(line={"color": style["color"], "dash": stroke, "width": 2}, marker={**style, "size": 8})
-    return trace, low, high
+    return trace.update(line=line, marker={"color": color, "symbol": symbol, "size": 8}), low, high
+
+
+def _scale(log: bool) -> dict[str, Any]:
+    """Return the keys of an axis; plotly sets powers of ten larger than other labels."""
+    return {"type": "log", "tickfont": {"size": 11}} if log else {"type": "linear"}
 
 
 def _show_each_name_once(figure: Figure) -> None:
@@ -321,12 +306,10 @@ def _compact(values: ArrayLike, *, positive: bool = False) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind in "iu" and not positive:
         return array
-    array = np.asarray(array, dtype=np.float64)
-    array = np.where(np.isfinite(array) & ((array > 0) | (not positive)), array, np.nan)
-    sizes = np.abs(array[np.isfinite(array) & (array != 0)])
-    limits = np.finfo(np.float32)
-    fits = not sizes.size or (sizes.min() >= limits.tiny and sizes.max() <= limits.max)
-    return array.astype(np.float32) if fits else array
+    array = array.astype(np.float64)
+    array[~np.isfinite(array) | (positive & (array <= 0))] = np.nan
+    sizes, limits = np.abs(array[array != 0]), np.finfo(np.float32)
+    return array.astype(np.float32) if not np.any((sizes < limits.tiny) | (sizes > limits.max)) else array
 
 
 def _text(text: str) -> str:

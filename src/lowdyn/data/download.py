@@ -32,6 +32,4 @@ def download(url: str, md5_of: Mapping[str, str], folder: Path) -> None:
                 f"{folder / name}: {url}{name} could not be fetched ({reason}); try again, or put it there"
             ) from error
         except ValueError as error:
-            raise DataError(
-                f"{folder / name}: not kept, it is not the published file ({one_line(error)})"
-            ) from error
+            raise DataError(f"{folder / name}: not kept, it is not the published file ({one_line(error)})") from error

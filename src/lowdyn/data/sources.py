@@ -26,8 +26,7 @@ class _Form:
     def search(self, place: Path) -> list[list[Path]]:
         """Return the paths in ``place`` for each of the files."""
         return [
-            next(filter(None, (sorted(place.glob(pattern)) for pattern in patterns)), [])
-            for patterns in self.files
+            next(filter(None, (sorted(place.glob(pattern)) for pattern in patterns)), []) for patterns in self.files
         ]
 
 
@@ -197,9 +196,7 @@ def _missing(name: str, split: str, root: Path) -> str:
             break
     places = " or ".join(str(root / place) for place in source.folders)
     address = source.url + next((file for file in official if file in absent), official[0])
-    return (
-        f"{name} ({split}): no {', '.join(absent)} in {places}; get it from {address} or with download=True"
-    )
+    return f"{name} ({split}): no {', '.join(absent)} in {places}; get it from {address} or with download=True"
 
 
 def _check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class Spectra:
     ``reference`` is the step whose singular vectors the angles are measured against (the first record at or
     after it), or a mapping from layer name to orthonormal bases (left, right) of active subspaces: then
     leading and trailing directions are measured against the active subspace, the middle against its
-    orthogonal complement.
+    orthogonal complement. ``prefix`` goes before the variables' names, so that several can look at once.
 
     What it records, all in float64 (``layer`` by name, ``index`` from 0, descending singular values; NaN where
     a layer has fewer than the longest; a dimension ``run`` in front for networks side by side):
@@ -55,6 +55,7 @@ class Spectra:
     layers: str | None = None
     top: int = 16
     reference: int | Bases = 0
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         checked_count("top", self.top)
@@ -128,7 +129,8 @@ class SpectraLook:
                 unknown = torch.full_like(values, torch.nan)
                 return unknown, unknown.new_full((*values.shape[:-1], 3), torch.nan)
             angles, turns = _against_reference(basis, self.references[key].basis, groups)
-            resolved = tuple(now & then for now, then in zip(resolved, self.references[key].resolved, strict=True))
+            then = self.references[key].resolved
+            resolved = (resolved[0] & then[0], resolved[1] & then[1])
         return angles.masked_fill(~resolved[0], torch.nan), turns.masked_fill(~resolved[1], torch.nan)
 
     def _warn(self) -> None:

@@ -61,12 +61,12 @@ class Result:
 _REQUIRED = ("id", "claim", "scale", "holds", "checks")
 _TEXTS = {"id", "claim", "scale", "title", "source", "published", "deviation", "text"}
 _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
-    **{name: ((str,), "a string") for name in _TEXTS},
+    **dict.fromkeys(_TEXTS, ((str,), "a string")),
     "reason": ((str, type(None)), "a string or null"),
     "holds": ((bool, type(None)), "true, false or null"),
     "seconds": ((int, float, type(None)), "a number or null"),
-    **{name: ((list,), "a list") for name in ("checks", "experiments", "seeds")},
-    **{name: ((dict,), "an object") for name in ("settings", "versions", "machine")},
+    **dict.fromkeys(("checks", "experiments", "seeds"), ((list,), "a list")),
+    **dict.fromkeys(("settings", "versions", "machine"), ((dict,), "an object")),
     "data": ((dict, type(None)), "an object or null"),
 }
 
@@ -79,10 +79,12 @@ def read_results(path: Path) -> list[Result]:
     """
     remedy = "write it again with `lowdyn reproduce`"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        # An integer that no float holds becomes infinite: every number can be formatted.
+        text = path.read_text(encoding="utf-8")
+        entries = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 300 else float(digits))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file; {remedy.replace('it again', 'it')}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{path}: holds {_kind(entries)}, not a list of results; {remedy}")

@@ -1,0 +1,56 @@
+"""The step rule of full-batch descent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lowdyn.arguments import checked_number
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A step rule with torch.optim.SGD's conventions to the letter.
+
+    ``lr`` is a number, or a function of the step (0 for the first update). With weight decay λ the gradient
+    is G + λ W, or, ``decoupled``, the weights shrink by 1 − lr λ before the step as in AdamW; the momentum
+    buffer is v ← μ v + G, and the update W ← W − lr v (heavy ball) or W − lr (G + μ v) (Nesterov).
+    ``factor_rates`` multiplies lr per factor, first layer first: the discrepant learning rate.
+
+    ValueError or TypeError where a value alone shows that it cannot be meant.
+
+    >>> Descent(lr=0.1, momentum=0.9).weight_decay
+    0.0
+    """
+
+    lr: float | Callable[[int], float]
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    factor_rates: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.lr):
+            checked_number("lr", self.lr, at_least=0.0)
+        checked_number("momentum", self.momentum, at_least=0.0)
+        checked_number("weight_decay", self.weight_decay, at_least=0.0)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov=True needs a momentum above 0, as in torch.optim.SGD")
+        if self.factor_rates is not None:
+            rates = tuple(checked_number("every factor rate", rate, at_least=0.0) for rate in self.factor_rates)
+            object.__setattr__(self, "factor_rates", rates)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of update ``step``; ValueError if a schedule gives no finite number ≥ 0."""
+        if callable(self.lr):
+            return checked_number(f"lr({step})", self.lr(step), at_least=0.0)
+        return float(self.lr)
+
+    def rates_of_factors(self, depth: int) -> tuple[float, ...]:
+        """Return the multiplier of each of ``depth`` factors; ValueError if ``factor_rates`` has another length."""
+        if self.factor_rates is None:
+            return (1.0,) * depth
+        if len(self.factor_rates) != depth:
+            raise ValueError(f"factor_rates has {len(self.factor_rates)} entries, the network {depth} factors")
+        return self.factor_rates
