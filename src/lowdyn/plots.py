@@ -1,15 +1,11 @@
 """The pictures: plain arrays in, plotly figures out; one function for each kind of picture.
 
-Every figure shares one template: transparent backgrounds and mid-grey lines, which read on a light and on a
-dark page, and the hues of Okabe and Ito, whose orange and sky blue are darkened so that every colour keeps a
-contrast of 3 : 1 against both pages.
+Every figure shares one template: transparent backgrounds and mid-grey lines, which read on a light and on a dark page,
+and the hues of Okabe and Ito, of which orange and sky blue are darkened: every colour has a contrast of 3 : 1 on both.
 
-Names, labels and titles are plain text: `<` and `&` in them are shown, never read as markup. A value that is
-not finite is a gap, and so is one that is not positive on a logarithmic axis. Numbers are kept as float32
-(seven digits) where its range allows, which keeps a page of many figures small.
-
->>> curves([Series("loss", [0, 1, 2], [1.0, 0.1, 0.01])], x_label="step", y_label="loss", log_y=True).layout.yaxis.type
-'log'
+Names, labels and titles are plain text: `<` and `&` in them are shown, never read as markup. A value that is not
+finite is a gap, and so is one that is not positive on a logarithmic axis. Numbers are kept as float32 (seven digits)
+where its range allows, which keeps a page of many figures small.
 """
 
 from __future__ import annotations
@@ -36,12 +32,13 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-s
 # fmt: off
 _AXIS = {"gridcolor": _FAINT, "linecolor": _GREY, "tickcolor": _GREY, "zeroline": False, "showline": True,
          "ticks": "outside", "ticklen": 4, "automargin": True, "exponentformat": "power",
-         "title": {"font": {"size": 14}, "standoff": 8}}
+         "title": {"font": {"size": 14}, "standoff": 8}, "tickfont": {"size": 12}}
 _WALL = {"gridcolor": _FAINT, "linecolor": _GREY, "zerolinecolor": _FAINT, "showbackground": False, "nticks": 5,
          "exponentformat": "power"}
 _LAYOUT = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "hovermode": "closest",
            "font": {"family": _FONT, "size": 13, "color": _GREY},
-           "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14}},
+           "title": {"x": 0, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12, "l": 14},
+                     "font": {"size": 15}},
            "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
            "xaxis": _AXIS, "yaxis": _AXIS, "scene": {"xaxis": _WALL, "yaxis": _WALL, "zaxis": _WALL}}
 # fmt: on
@@ -54,6 +51,7 @@ class Series:
     `x`, `y`: (points,). `low`, `high`: (points,) each, the spread over seeds, drawn as a band (`curves`) or
     as error bars (`layer_curves`). `dash` draws the line dashed. Series of one `group` share a colour; without a
     group, series of one name do. A name that several panels share has one legend entry, which switches all.
+    The functions that draw series raise ValueError when arrays of one differ in length.
 
     >>> Series("depth 3", [0, 1], [1.0, 0.5]).group is None
     True
@@ -83,13 +81,12 @@ def surfaces(
     from plotly.graph_objects import Surface
 
     steps = np.asarray(step)
-    figure = _grid(panels, "scene", title, columns=3, narrow=1, row_height=340, gap=0.01, sides=8, foot=8)
+    figure = _grid(panels, "scene", title, columns=3, row_height=340, gap=0.01, between=30, sides=8, foot=8)
     for place, (name, values) in enumerate(panels.items()):
         z = np.asarray(values, dtype=float)
         indices = np.asarray(index) if index is not None else np.arange(1, z.shape[-1] + 1)
-        wanted = (steps.size, indices.size)
-        if z.shape != wanted or z.size == 0:
-            raise ValueError(f"panel {name!r} has shape {z.shape}: (steps, indices) are {wanted}")
+        if z.shape != (steps.size, indices.size) or z.size == 0:
+            raise ValueError(f"panel {name!r} has shape {z.shape}, not (steps, indices) {steps.size, indices.size}")
         # One thin line along each index: the eye follows a singular value, not a mesh.
         first, last = float(indices[0]), float(indices[-1])
         lines = {"show": True, "start": first, "end": last, "size": max(1.0, (last - first) / 50), "width": 1}
@@ -100,9 +97,8 @@ def surfaces(
         figure.add_trace(surface, row=place // 3 + 1, col=place % 3 + 1)
     # Small indices to the left and time running to the back, as the lecture draws it.
     camera = {"eye": {"x": -1.25, "y": -1.5, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}}
-    names = {"xaxis_title_text": "index", "yaxis_title_text": "step", "zaxis_title_text": ""}
-    figure.update_scenes(aspectmode="manual", aspectratio={"x": 1, "y": 1, "z": 0.72}, camera=camera, **names)
-    return figure
+    figure.update_scenes(xaxis_title_text="index", yaxis_title_text="step", zaxis_title_text="", camera=camera)
+    return figure.update_scenes(aspectmode="manual", aspectratio={"x": 1, "y": 1, "z": 0.72})
 
 
 def curves(
@@ -117,15 +113,13 @@ def curves(
 ) -> Figure:
     """Return a picture of lines; `low` and `high` become a band, `limit` = (label, value) a horizontal line.
 
-    ValueError when the arrays of a series differ in length.
-
     >>> error = Series("depth 3", [0, 1, 2], [1, 1e-3, 0], low=[0.5, 1e-4, 0], high=[2, 1e-2, 0])
     >>> len(curves([error], x_label="step", y_label="error", log_y=True, limit=("tolerance", 1e-6)).data)
     2
     """
     from plotly.graph_objects import Scatter
 
-    figure = _grid([""], "xy", title, columns=1, narrow=1, row_height=330)
+    figure = _grid([""], "xy", title, columns=1, row_height=330)
     looks = _looks(series)
     for one in series:
         trace, low, high = _line(one, looks, log_x=log_x, log_y=log_y)
@@ -137,14 +131,13 @@ def curves(
             figure.add_trace(band.update(showlegend=False, legendgroup=trace.legendgroup))
         figure.add_trace(trace.update(mode="lines" if np.sum(np.isfinite(trace.y)) > 1 else "markers"))
     _show_each_name_once(figure)
-    figure.update_xaxes(title_text=_text(x_label), **_scale(log_x))
-    figure.update_yaxes(title_text=_text(y_label), **_scale(log_y))
-    if limit is not None:
+    figure.update_xaxes(title_text=_text(x_label), type="log" if log_x else "linear")
+    figure.update_yaxes(title_text=_text(y_label), type="log" if log_y else "linear")
+    if limit is not None and (limit[1] > 0 or not log_y):
         label = {"text": _text(limit[0]), "textposition": "end", "yanchor": "bottom", "font": {"size": 12}}
         line = {"color": _GREY, "width": 1.5, "dash": "dot"}
         # A shape, not `add_hline`: that one misplaces its label on a logarithmic axis.
-        ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": limit[1], "y1": limit[1]}
-        figure.add_shape(type="line", line=line, label=label, **ends)
+        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=limit[1], y1=limit[1], line=line, label=label)
     return figure
 
 
@@ -153,15 +146,14 @@ def layer_curves(
 ) -> Figure:
     """Return a quantity against the layer (integer ticks), one subplot for each panel, all on one scale.
 
-    `panels`: title -> series with x = layers; `low` and `high` become error bars. ValueError when the arrays
-    of a series differ in length.
+    `panels`: title -> series with x = layers; `low` and `high` become error bars.
 
     >>> fall = Series("L = 4", [0, 1, 2], [1.0, 0.1, 0.01])
     >>> figure = layer_curves({"linear": [fall], "ReLU": [fall]}, y_label="D")
     >>> [trace.showlegend for trace in figure.data]
     [True, False]
     """
-    figure = _grid(panels, "xy", title, columns=3, narrow=1, row_height=310, gap=0.09)
+    figure = _grid(panels, "xy", title, columns=3, row_height=310, gap=0.09)
     looks = _looks(one for series in panels.values() for one in series)
     for place, series in enumerate(panels.values()):
         for one in series:
@@ -171,10 +163,9 @@ def layer_curves(
                 trace.error_y = {**bars, "type": "data", "symmetric": False, "thickness": 1.2, "width": 4}
             figure.add_trace(trace.update(mode="lines+markers"), row=place // 3 + 1, col=place % 3 + 1)
     _show_each_name_once(figure)
-    layers = np.concatenate([np.zeros(1), *(np.asarray(trace.x, dtype=float) for trace in figure.data)])
-    last = layers[np.isfinite(layers)].max()
+    last = max((np.nanmax(np.append(trace.x, 0.0)) for trace in figure.data), default=0.0)
     figure.update_xaxes(title_text="layer", tick0=0, dtick=1 if last <= 12 else 5)
-    figure.update_yaxes(title_text=_text(y_label), matches="y", **_scale(log_y))
+    figure.update_yaxes(title_text=_text(y_label), matches="y", type="log" if log_y else "linear")
     return figure
 
 
@@ -183,8 +174,8 @@ def embeddings(
 ) -> Figure:
     """Return small multiples of 2-D features coloured by class, in the order given (shallow to deep).
 
-    `panels`: title -> (points (n, 2), labels (n,)). `class_names[k]` names label k, "class k" by default. The
-    two axes of a panel have one scale. ValueError when shapes do not fit or a label has no name.
+    `panels`: title -> (points (n, 2), labels (n,)). `class_names[k]` names label k, "class k" by default.
+    ValueError when shapes do not fit or a label has no name.
 
     >>> points, labels = np.eye(4)[:, :2], [0, 0, 1, 1]
     >>> [trace.name for trace in embeddings({"layer 1": (points, labels)}, class_names=["cat", "dog"]).data]
@@ -217,8 +208,8 @@ def embeddings(
 
 
 def _grid(
-    names: Iterable[str], kind: Literal["xy", "scene"], title: str, *, columns: int, narrow: int, row_height: int,
-    gap: float = 0.0, between: int = 84, sides: int = 64, foot: int = 88,
+    names: Iterable[str], kind: Literal["xy", "scene"], title: str, *, columns: int, row_height: int,
+    narrow: int = 1, gap: float = 0.0, between: int = 84, sides: int = 64, foot: int = 88,
 ) -> Figure:  # fmt: skip
     """Return empty panels with the shared template; `between` rows, at the `sides` and at the `foot` are pixels.
 
@@ -227,33 +218,30 @@ def _grid(
     """
     from plotly.subplots import make_subplots
 
-    titles = [f"<b>{_text(name)}</b>" if name else " " for name in names]
+    titles = [f"<b>{_text(name)}</b>" if name else " " for name in names] or [" "]
     # Plotly's buttons lie at the top right; titles stand below them.
     top = 32 + (18 if set(titles) != {" "} else 0) + (24 if title else 0)
 
     def arranged(columns: int) -> tuple[Figure, dict[str, Any]]:
-        columns = max(1, min(columns, len(titles)))
-        rows = max(1, -(-len(titles) // columns))
+        columns = min(columns, len(titles))
+        rows = -(-len(titles) // columns)
         inner = rows * row_height + (rows - 1) * between
         cells = [{"type": kind} if k < len(titles) else None for k in range(rows * columns)]
         specs = [cells[k : k + columns] for k in range(0, rows * columns, columns)]
         spacing = {"horizontal_spacing": gap, "vertical_spacing": between / inner}
         figure = make_subplots(rows=rows, cols=columns, specs=specs, subplot_titles=titles, **spacing)
-        keys = {"height": top + inner + foot}
-        for name, part in figure.layout.to_plotly_json().items():
-            if "domain" in part:
-                keys[f"{name}.domain"] = part["domain"]
+        parts = figure.layout.to_plotly_json().items()
+        keys = {f"{name}.domain": part["domain"] for name, part in parts if "domain" in part}
+        keys["height"] = top + inner + foot
         for place, note in enumerate(figure.layout.annotations):
             keys |= {f"annotations[{place}].x": note.x, f"annotations[{place}].y": note.y}
         return figure, keys
 
     (figure, wide), (_, stacked) = arranged(columns), arranged(narrow)
-    figure.update_annotations(font_size=13)
     margin = {"l": sides, "r": min(sides, 24), "t": top, "b": foot}
-    figure.update_layout(
-        template={"layout": _LAYOUT}, title_text=_text(title), title_font_size=15, margin=margin, height=wide["height"]
-    )
-    return figure.update_layout(meta={"wide": wide, "narrow": stacked})
+    figure.update_annotations(font_size=13)
+    figure.update_layout(template={"layout": _LAYOUT}, title_text=_text(title), margin=margin)
+    return figure.update_layout(height=wide["height"], meta={"wide": wide, "narrow": stacked})
 
 
 def _looks(series: Iterable[Series]) -> dict[str, tuple[str, str, str]]:
@@ -279,16 +267,11 @@ def _line(
     if log_y and low is not None and high is not None:
         # An edge that falls to zero or below ends at the smallest value drawn instead of tearing the band.
         drawn = np.concatenate([part[part > 0] for part in (low, y, high)])
-        low = np.where(low > 0, low, drawn.min(initial=np.inf))
+        low, high = np.where(low <= 0, drawn.min(initial=np.inf), low), np.where(high > 0, high, np.nan)
     color, symbol, stroke = looks[one.group or one.name]
     line = {"color": color, "dash": "dash" if one.dash else stroke, "width": 2}
     trace = Scatter(x=x, y=y, name=_text(one.name), legendgroup=_text(f"{one.group or ''}|{one.name}"))
     return trace.update(line=line, marker={"color": color, "symbol": symbol, "size": 8}), low, high
-
-
-def _scale(log: bool) -> dict[str, Any]:
-    """Return the keys of an axis; plotly sets powers of ten larger than other labels."""
-    return {"type": "log", "tickfont": {"size": 11}} if log else {"type": "linear"}
 
 
 def _show_each_name_once(figure: Figure) -> None:

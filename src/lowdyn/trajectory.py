@@ -27,8 +27,10 @@ class Probe(Protocol):
 class Look(Protocol):
     """A probe at work on one model."""
 
-    coords: Mapping[str, Any]
-    """Coordinates of the record's dimensions."""
+    @property
+    def coords(self) -> Mapping[str, Any]:
+        """Coordinates of the record's dimensions."""
+        ...
 
     def __call__(self, step: int) -> Record:
         """Return what is seen after ``step`` updates."""
@@ -75,11 +77,15 @@ def plain_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
     >>> plain_attributes({"lr": 0.1, "sizes": (2, 3)})
     {'lr': 0.1, 'sizes': '[2, 3]'}
     """
-    return {
-        name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
-        for name, value in attrs.items()
-        if value is not None
-    }
+    return {name: _plain(value) for name, value in attrs.items() if value is not None}
+
+
+def _plain(value: Any) -> str | int | float:
+    if isinstance(value, str):
+        return str(value)  # subclasses, such as torch's version, are not known to netCDF
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return json.dumps(value)
 
 
 def save(trajectory: xr.Dataset, path: str | Path) -> Path:

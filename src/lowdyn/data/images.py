@@ -96,13 +96,19 @@ class ImageSet:
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     @property
+    def _channels(self) -> int:
+        return 3 if self.images.ndim == 4 else 1
+
+    @property
     def statistics(self) -> Statistics:
         """Mean and standard deviation (channels,) of the pixels held, in units of ``peak``."""
-        pixels = self.images.reshape(-1, *self.images.shape[3:] or (1,))
-        count = len(pixels)
         # Sums of whole numbers are exact, and a square of a byte fits 16 bits: no float copy of the images.
-        mean = pixels.sum(axis=0, dtype=np.int64) / count
-        mean_square = np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64) / count
+        # Summing over images first, pixels second, is several times as fast as over both at once.
+        rows = self.images.reshape(len(self), -1)
+        sums = rows.sum(axis=0, dtype=np.int64)
+        squares = np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.int64)
+        count = rows.size // self._channels
+        mean, mean_square = (s.reshape(-1, self._channels).sum(axis=0) / count for s in (sums, squares))
         return mean / self.peak, np.sqrt(mean_square - mean**2) / self.peak
 
     def features(
@@ -117,14 +123,14 @@ class ImageSet:
         """
         chosen = self.statistics if statistics is None else statistics
         mean, deviation = (np.asarray(values, np.float64) for values in chosen)
-        channels = self.images.shape[3:] or (1,)
-        if mean.shape != channels or deviation.shape != channels or not (deviation > 0).all():
+        if mean.shape != (self._channels,) or deviation.shape != mean.shape or not (deviation > 0).all():
             raise ValueError(
-                f"statistics are mean {mean} and deviation {deviation}, needed {channels[0]} of each with "
+                f"statistics are mean {mean} and deviation {deviation}, needed {self._channels} of each with "
                 "deviations above zero; pass statistics= of images that vary"
             )
-        values = self.images.reshape(len(self), -1, *channels).astype(dtype)
-        values /= self.peak
-        values -= mean.astype(dtype)
-        values /= deviation.astype(dtype)
-        return values.reshape(len(self), -1)
+        rows = self.images.reshape(len(self), -1).astype(dtype)
+        positions = rows.shape[1] // self._channels
+        rows /= self.peak
+        rows -= np.tile(mean, positions).astype(dtype)
+        rows /= np.tile(deviation, positions).astype(dtype)
+        return rows

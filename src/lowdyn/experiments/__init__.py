@@ -1,0 +1,1 @@
+"""Experiments: settings at three scales and a function that makes a trajectory of them; no files, no pictures."""

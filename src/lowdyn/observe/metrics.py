@@ -58,7 +58,7 @@ def layer_metrics(
     moments: dict[str, ClassMoments] = {}
     for inputs, labels in loader:
         labels = _checked_labels(labels, num_classes)
-        for name, features in _features(model, inputs, layers).items():
+        for name, features in layer_features(model, inputs, layers).items():
             if len(features) != len(labels):
                 raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
             if not bool(torch.isfinite(features).all()):
@@ -105,7 +105,7 @@ class LayerMetricsLook:
     def __init__(self, probe: LayerMetrics, model: nn.Module) -> None:
         self.probe, self.model = probe, model
         batch = next(iter(probe.loader))
-        self.coords = {"features": list(_features(model, batch[0], probe.layers))}
+        self.coords = {"features": list(layer_features(model, batch[0], probe.layers))}
 
     def __call__(self, step: int) -> Record:
         """Return the record of the present features, over the dimension ``features`` (the layers' names)."""
@@ -149,8 +149,14 @@ def _checked_labels(labels: Any, num_classes: int) -> Tensor:
     return labels
 
 
-def _features(model: nn.Module, inputs: Any, layers: str | None) -> dict[str, Tensor]:
-    """Run ``model`` on ``inputs`` and return the flattened input and chosen outputs, in the order of the calls."""
+def layer_features(model: nn.Module, inputs: Any, layers: str | None = None) -> dict[str, Tensor]:
+    """Run ``model`` on ``inputs`` and return "input" and the chosen outputs, flattened, in the order of the calls.
+
+    ``layers`` chooses as in :func:`layer_metrics`; each is (samples, width), in the model's dtype.
+
+    >>> list(layer_features(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(4, 2), "1"))
+    ['input', '1']
+    """
     parameter = next(model.parameters(), None)
     inputs = torch.as_tensor(inputs)
     if parameter is not None:

@@ -101,7 +101,7 @@ class SpectraLook:
         self._warn()
         runs = () if columns["singular_values"][0].ndim == 1 else ("run",)
         return {
-            variable: (
+            self.probe.prefix + variable: (
                 (*runs, "layer", "part" if variable.endswith("turn") else "index"),
                 np.stack(values, axis=-2),
             )

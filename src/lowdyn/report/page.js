@@ -11,12 +11,13 @@
   const NEEDS_WEBGL = /^(surface|mesh3d|scatter3d|cone|streamtube|volume|isosurface|splom|parcoords|.*gl)$/;
   const TURN = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
+  const loseContext = (context) => context?.getExtension("WEBGL_lose_context")?.loseContext();
   let webgl = null;
   function hasWebgl() {
     if (webgl === null) {
       const context = document.createElement("canvas").getContext("webgl");
       webgl = context !== null;
-      context?.getExtension("WEBGL_lose_context")?.loseContext();
+      loseContext(context);
     }
     return webgl;
   }
@@ -73,7 +74,9 @@
       if (bottom > -800 && top < innerHeight + 800) continue;
       scenes -= Math.max(1, scenesOf(box.layout).length);
       figures.set(box, { data: figures.get(box).data, layout: box.layout });
+      const canvases = [...box.querySelectorAll("canvas")];
       Plotly.purge(box);
+      for (const canvas of canvases) loseContext(canvas.getContext("webgl"));
       delete box.dataset.arranged;
       box.dataset.state = "waiting";
     }
@@ -90,6 +93,7 @@
         return;
       }
       box.dataset.state = "drawing";
+      const theme = current();
       const { width, ...layout } = figure.layout;
       const config = {
         responsive: true,
@@ -103,6 +107,7 @@
       await Plotly.newPlot(box, figure.data, { ...layout, template: themed(layout.template) }, config);
       await arrange(box);
       box.dataset.state = "drawn";
+      if (theme !== current()) repaint();
       if (solid) {
         box.tabIndex = 0;
         box.setAttribute("role", "group");

@@ -7,15 +7,19 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lowdyn.report.results import Result, is_simple_name, read_results
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
 
@@ -81,7 +85,7 @@ def render(results: list[Result], folder: Path) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": format_value, "duration": format_seconds}
+    environment.filters |= {"plain": format_value, "duration": format_seconds, "whole": _whole_numbers}
     scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
     counts = {verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS}
     return environment.from_string(_asset("page.html")).render(
@@ -89,33 +93,32 @@ def render(results: list[Result], folder: Path) -> str:
         verdicts=VERDICTS,
         counts=counts,
         scales=sorted({result.scale for result in results}),
-        seconds=math.fsum(result.seconds or 0.0 for result in results),
+        seconds=sum(result.seconds or 0.0 for result in results),
         machine=_shared(result.machine for result in results),
         versions=_shared(result.versions for result in results),
         style=Markup(_asset("page.css")),
         scripts={name: Markup(text) for name, text in scripts.items()},
-        hashes=[_hash(text) for text in scripts.values()],
+        hashes=Markup(" ".join(map(_hash, scripts.values()))),
     )
 
 
 def format_number(value: float | None) -> str:
-    """Return a number as a reader wants it: four digits, whole numbers in full, 1e-12 style where it is short.
+    """Return a number as a reader wants it: four digits, whole numbers in full, small ones as 1e-12.
 
-    >>> [format_number(x) for x in (0.0123456, 3.2e-13, 20123, 9594010, float("nan"), None, True)]
-    ['0.01235', '3.2e-13', '20\\u202f123', '9\\u202f594\\u202f010', 'NaN', '–', 'yes']
+    >>> [format_number(x) for x in (0.0123456, 4.57e-4, 1e-12, 20123, 9594010.0, float("nan"), None, True)]
+    ['0.01235', '4.57e-4', '1e-12', '20\\u202f123', '9\\u202f594\\u202f010', 'NaN', '–', 'yes']
     """
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    if abs(value) < 1e15 and (value == int(value) or 1e4 <= abs(value) < 1e7):
-        whole = round(value)
-        return f"{whole:,}".replace(",", "\u202f") if abs(whole) >= 10_000 else str(whole)
-    text = f"{value:.4g}"
-    mantissa, e, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if e else text
+    size = abs(value)
+    if size < 1e15 and (value == int(value) or 1e4 <= size < 1e7):
+        return f"{value:,.0f}".replace(",", "\u202f") if size >= 9_999.5 else f"{value:.0f}"
+    if 1e-3 <= size < 9_999.5:
+        return f"{value:.4g}"
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -185,13 +188,20 @@ def _figure(path: Path) -> tuple[str | None, int, str | None]:
     return script_safe(text), int(height) if isinstance(height, int) and 0 < height < 10_000 else 450, None
 
 
+def _whole_numbers(text: str) -> Markup:
+    """Return text in which no line breaks inside a number such as 1e-12."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="whole">\g<0></span>', str(escape(text)), flags=re.ASCII))
+
+
 def _finite(text: str) -> float | None:
     """Return the number that JSON spells out, None where a float cannot hold it."""
     value = float(text)
     return value if math.isfinite(value) else None
 
 
-def script_safe(text: str) -> str:
+def script_safe(text: str) -> Markup:
     r"""Return JSON text in which nothing ends a script element or a line of JavaScript.
 
     >>> print(script_safe('"</script>&"'))

@@ -1,0 +1,50 @@
+"""The block form of the theorem, judged alike in both of its cases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xarray as xr
+
+from lowdyn.claims.claim import Check, at_least, at_most
+from lowdyn.experiments.experiment import each_cell
+from lowdyn.plots import Series, curves
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+TOLERANCE = 1e-10
+
+
+def check_blocks(data: xr.Dataset) -> list[Check]:
+    """Judge every layer at every recorded step of every run, relative to the largest weight of its run."""
+    norm = data["weight_norm"].max(["step", "layer"])
+    residuals = {
+        "blocks that must vanish": data["off_block"],
+        "inert block off a multiple of its start": data["inert_spread"],
+        "inert scale off the predicted ρ_l(t)": abs(data["inert_scale"] - data["predicted_scale"]),
+    }
+    fall = min(float((run["loss"].isel(step=0) / run["loss"].min("step")).min()) for _, run in each_cell(data))
+    runs = data.sizes["cell"] * data.sizes["seed"]
+    return [
+        *(
+            at_most(f"{name}, over max‖W_l‖ (worst of {runs} runs)", (residual / norm).max(), TOLERANCE)
+            for name, residual in residuals.items()
+        ),
+        at_least("fall of the loss, in the run that learns least", fall, 1e3),
+        at_least("steps watched", float(data["step"].max()), 4000),
+    ]
+
+
+def draw_blocks(data: xr.Dataset, title: str) -> Figure:
+    """Draw the worst residual of each run's layers against the step, below the tolerance it is judged by."""
+    lines = []
+    for settings, run in each_cell(data):
+        worst = run[["off_block", "inert_spread"]].to_array().max(["variable", "layer", "seed"])
+        worst = worst / run["weight_norm"].max()
+        decay = f", λ={settings['weight_decay']:g}" if settings["weight_decay"] else ""
+        name = f"{settings['outputs']}x{settings['width']}, r={settings['rank']}, L={settings['depth']}"
+        lines.append(Series(f"{name}, ε={settings['init_scale']:g}{decay}", run["step"].values, worst.values))
+    return curves(
+        lines, x_label="step", y_label="residual / max‖W_l‖", title=title, log_y=True, limit=("tolerance", TOLERANCE)
+    )

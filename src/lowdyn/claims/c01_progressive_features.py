@@ -1,0 +1,64 @@
+"""C1. Deep classifiers compress and separate their classes progressively, from shallow to deep layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+
+from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.claims.layerwise import settings_text
+from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.image_mlp import IMAGE_MLP
+from lowdyn.plots import embeddings
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ID = "C1"
+TITLE = "Progressive features of a deep classifier"
+CLAIM = "A ten-layer ReLU network trained on images compresses and separates its classes from shallow to deep layers."
+SOURCE = "Lecture, 'Training a 10-layer nonlinear MLP on CIFAR-10'; Wang et al. 2023, arXiv 2311.02960"
+PUBLISHED = "D_l from 12 to below 2 and discrimination from 0.22 to 0.63 over layers 0 … 9 (CIFAR-10, width 1024)."
+DEVIATION = (
+    "The lecture names neither start nor rule; here an orthogonal start of gain √2 and SGD. Smoke: 1 500 images, width "
+    "128, 60 epochs; quick: 5 000, width 256, 100 epochs; paper: all images found, width 1024. Digits where "
+    "CIFAR-10 is not found. With gain 1, or torch's default start, discrimination does not rise in such short runs."
+)
+EXPERIMENTS = (IMAGE_MLP,)
+
+
+def check(datasets: Datasets) -> list[Check]:
+    """Judge both rank correlations with the layer, in the worst seed."""
+    ((_, data),) = each_cell(datasets[IMAGE_MLP.name])
+    compression = [_spearman(data["within_between_ratio"].sel(seed=seed)) for seed in data["seed"]]
+    separation = [_spearman(data["class_discrimination"].sel(seed=seed)) for seed in data["seed"]]
+    ratio, discrimination = (
+        data[name].mean("seed").values for name in ("within_between_ratio", "class_discrimination")
+    )
+    return [
+        at_most("Spearman correlation of layer and D_l", max(compression), -0.9),
+        at_least("Spearman correlation of layer and discrimination", min(separation), 0.8),
+        shown("D_l, l = 0 … 9", settings_text(ratio), "12 → < 2"),
+        shown("discrimination, l = 0 … 9", settings_text(discrimination), "0.22 → 0.63"),
+        shown("accuracy on the training images at the end", float(data["accuracy"].isel(step=-1).mean()), "—"),
+    ]
+
+
+def _spearman(values: xr.DataArray) -> float:
+    # Of ranks, so that D_l and log D_l give the same.
+    return float(spearmanr(values["layer"].values, values.values).statistic)
+
+
+def draw(datasets: Datasets) -> Figure:
+    """Draw the features of every layer in 2-D, coloured by class."""
+    ((_, data),) = each_cell(datasets[IMAGE_MLP.name])
+    data = data.isel(seed=0)
+    labels = data["label"].values.astype(np.int64)
+    panels = {
+        "input" if layer == 0 else f"layer {layer}": (data["embedding"].sel(layer=layer).values, labels)
+        for layer in data["layer"].values
+    }
+    return embeddings(panels, title="Features of every layer: first two principal components")

@@ -1,0 +1,70 @@
+"""C4. The singular values of W_l(t): 2r of them move, the middle d − 2r share one value ρ(t) and do not turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowdyn.claims.claim import Check, Datasets, at_most, shown
+from lowdyn.experiments.evolution import EVOLUTION
+from lowdyn.experiments.experiment import each_cell
+from lowdyn.plots import surfaces
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ID = "C4"
+TITLE = "Evolution of the SVD of the weights"
+CLAIM = (
+    "While a deep linear network learns a target of rank r, only 2r singular directions of every weight move; "
+    "the middle d − 2r singular values share one value ρ(t) and their subspaces do not turn."
+)
+SOURCE = "Lecture, 'Evolution of SVD of the weight matrix'; Yaras et al. 2023, arXiv 2306.01154, theorem figure"
+PUBLISHED = "Three surfaces over (index, step): singular values of W_1, angles of its right and left singular vectors."
+DEVIATION = "None: d = 30, r = 3, L = 3, ε = 1, lr 1 on the mean loss, 50 steps at every scale; all layers judged."
+EXPERIMENTS = (EVOLUTION,)
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def check(datasets: Datasets) -> list[Check]:
+    """Judge, in every layer and at every step, one middle value, its prediction, and a subspace at rest."""
+    ((settings, data),) = each_cell(datasets[EVOLUTION.name])
+    rank = settings["rank"]
+    values = data["singular_values"]
+    middle = values.isel(index=slice(rank, -rank))
+    predicted = data["predicted_scale"]
+    top, last = values.isel(index=0), values.isel(index=-1)
+    above = values.isel(index=rank - 1) - middle.isel(index=0)
+    below = middle.isel(index=-1) - values.isel(index=-rank)
+    gap = above.where(above < below, below).isel(step=slice(1, None))
+    allowed = 50 * EPS * top / gap
+    checks = [
+        at_most(
+            "spread of the d − 2r middle singular values", (middle.max("index") - middle.min("index")).max(), 1e-12
+        ),
+        at_most("distance of the middle values from the predicted ρ_l(t)", abs(middle - predicted).max(), 1e-12),
+    ]
+    for side in ("right", "left"):
+        turn = data[f"frame_{side}_turn"].sel(part="middle").isel(step=slice(1, None))
+        # NaN where the gap is too small to tell directions apart would be no evidence: it counts as failing.
+        excess = (turn / allowed).max(skipna=False)
+        checks.append(at_most(f"turn of the middle {side} subspace over 50·eps·σ_1/gap", excess, 1.0))
+    moved = float(abs(values.isel(step=-1) - values.isel(step=0)).isel(index=0).min())
+    return [
+        *checks,
+        shown("least move of a leading singular value", moved, "—"),
+        shown("smallest singular value at the end", float(last.isel(step=-1).min()), "—"),
+    ]
+
+
+def draw(datasets: Datasets) -> Figure:
+    """Draw the three surfaces of the lecture for W_1 and the first seed, angles in degrees."""
+    data = datasets[EVOLUTION.name].isel(cell=0, seed=0).sel(layer=1)
+    panels = {
+        "singular values σ_i(t)": data["singular_values"].values,
+        "∠(v_i(t), v_i(1)), degrees": np.degrees(data["right_angles"].values),
+        "∠(u_i(t), u_i(1)), degrees": np.degrees(data["left_angles"].values),
+    }
+    return surfaces(data["step"].values, panels, title="SVD of W_1(t)")

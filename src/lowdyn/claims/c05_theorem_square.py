@@ -1,0 +1,35 @@
+"""C5. Theorem, case 1 (d_y = d_x): the block form of every weight for all t."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lowdyn.claims.block_form import check_blocks, draw_blocks
+from lowdyn.claims.claim import Check, Datasets
+from lowdyn.experiments.theorem import THEOREM_SQUARE
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ID = "C5"
+TITLE = "Law of parsimony, square case"
+CLAIM = (
+    "With d_y = d_x and YXᵀ of rank r, W_l(t) = U_l diag(W̃_l(t), ρ_l(t) I) V_lᵀ with V_{l+1} = U_l fixed and "
+    "W̃_l of size 2r x 2r, in every layer and for all t, with weight decay too."
+)
+SOURCE = "Lecture, theorem case 1; Yaras et al. 2023, arXiv 2306.01154"
+PUBLISHED = "A theorem; no numbers."
+DEVIATION = (
+    "The lecture gives no settings: several (d, r, L, ε, λ), 4 000 steps (paper: 6 000) at 0.3 of the stable rate."
+)
+EXPERIMENTS = (THEOREM_SQUARE,)
+
+
+def check(datasets: Datasets) -> list[Check]:
+    """Judge the residuals of the block form."""
+    return check_blocks(datasets[THEOREM_SQUARE.name])
+
+
+def draw(datasets: Datasets) -> Figure:
+    """Draw the residuals against the step."""
+    return draw_blocks(datasets[THEOREM_SQUARE.name], "Block form, d_y = d_x")

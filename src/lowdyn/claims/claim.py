@@ -1,0 +1,108 @@
+"""What a claim is: a module that reads experiments, gives checks and draws a picture."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import xarray as xr
+
+from lowdyn.experiments.experiment import Experiment
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Datasets = Mapping[str, xr.Dataset]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number held against what it should be; ``holds`` is None where it is shown and not judged."""
+
+    text: str
+    measured: float | str
+    expected: float | str
+    tolerance: float | None
+    holds: bool | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as plain JSON values."""
+        plain = asdict(self)
+        if isinstance(self.measured, float) and not np.isfinite(self.measured):
+            plain["measured"] = str(self.measured)
+        return plain
+
+    def sentence(self) -> str:
+        """Return the check in words: what was measured, and what was expected.
+
+        >>> Check("largest residual", 2e-9, "≤ 1e-10", 1e-10, False).sentence()
+        'largest residual: 2e-09, expected ≤ 1e-10'
+        """
+        measured = self.measured if isinstance(self.measured, str) else f"{self.measured:.4g}"
+        return f"{self.text}: {measured}, expected {self.expected}"
+
+
+class Claim(Protocol):
+    """A module ``cNN_name.py`` in this package."""
+
+    ID: str  # "C4"
+    TITLE: str  # a few words
+    CLAIM: str  # the claim in one sentence, with its equation
+    SOURCE: str  # lecture and paper
+    PUBLISHED: str  # what they published, in numbers
+    DEVIATION: str  # how the settings here depart from the published ones
+    EXPERIMENTS: tuple[Experiment, ...]
+    __name__: str
+
+    def check(self, datasets: Datasets) -> list[Check]:
+        """Hold what was measured against the claim."""
+        ...
+
+    def draw(self, datasets: Datasets) -> Figure:
+        """Draw the picture; no computation beyond selection."""
+        ...
+
+
+def all_claims() -> dict[str, Claim]:
+    """Return every claim by its id, in the order of the lecture."""
+    package = import_module("lowdyn.claims")
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if info.name[1:3].isdigit())
+    modules = [cast(Claim, import_module(f"lowdyn.claims.{name}")) for name in names]
+    return {module.ID: module for module in modules}
+
+
+def at_most(text: str, measured: Any, limit: float) -> Check:
+    """Check that ``measured`` does not exceed ``limit``; NaN fails.
+
+    >>> at_most("largest residual", 2e-14, 1e-10).holds
+    True
+    """
+    measured = float(measured)
+    return Check(text, measured, f"≤ {limit:.13g}", float(limit), measured <= limit)
+
+
+def at_least(text: str, measured: Any, limit: float) -> Check:
+    """Check that ``measured`` reaches ``limit``; NaN fails."""
+    measured = float(measured)
+    return Check(text, measured, f"≥ {limit:.13g}", float(limit), measured >= limit)
+
+
+def near(text: str, measured: float, expected: float, tolerance: float) -> Check:
+    """Check that ``measured`` is within ``tolerance`` of ``expected``; NaN fails."""
+    holds = bool(abs(measured - expected) <= tolerance)
+    return Check(text, float(measured), float(expected), float(tolerance), holds)
+
+
+def shown(text: str, measured: float | str, published: float | str) -> Check:
+    """Show a number beside the published one without judging it."""
+    return Check(text, measured if isinstance(measured, str) else float(measured), published, None, None)
+
+
+def verdict(checks: Sequence[Check]) -> bool:
+    """Return whether every judged check holds; a claim with nothing judged does not hold."""
+    judged = [check.holds for check in checks if check.holds is not None]
+    return bool(judged) and all(judged)

@@ -1,0 +1,165 @@
+"""The command ``lowdyn``: reproduce, list, report. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+try:
+    import typer
+except ModuleNotFoundError as error:  # pragma: no cover - needs an installation without the extra
+    raise SystemExit("the command lowdyn needs the extra: pip install 'lowdyn[reproduce]'") from error
+
+if TYPE_CHECKING:
+    from lowdyn.claims.claim import Claim
+
+app = typer.Typer(
+    help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+NAMES = {True: "holds", False: "does not hold", None: "cannot"}
+STYLES = {"holds": "green", "does not hold": "yellow", "cannot": "cyan", "error": "red"}
+
+
+class Scale(StrEnum):
+    """How large the experiments are."""
+
+    smoke = "smoke"
+    quick = "quick"
+    paper = "paper"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from lowdyn import __version__
+
+        typer.echo(f"lowdyn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def reproduce(
+    ids: Annotated[list[str] | None, typer.Argument(help="Claims such as C4 C17; all of them by default.")] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="Seconds, half a minute, or the published settings a claim.")
+    ] = Scale.quick,
+    out: Annotated[Path, typer.Option(help="Folder for results and report.")] = Path("lowdyn-report"),
+    seed: Annotated[int, typer.Option(min=0, help="First random seed.")] = 0,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="LOWDYN_DATA", help="Folder with data sets (mnist/, cifar10/, …).")
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Fetch a missing data set into --data-dir.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 also when a claim does not hold.")] = False,
+) -> None:
+    """Run claims, judge them, write results, pictures and one report page. What is complete is not run again."""
+    if download and data_dir is None:
+        _refuse("--download needs --data-dir, the folder that the data set goes into")
+    if data_dir is not None and not data_dir.is_dir() and not download:
+        _refuse(f"the data folder {data_dir} does not exist; make it, or leave --data-dir out")
+    from lowdyn.claims.claim import all_claims
+    from lowdyn.report import write_report
+    from lowdyn.runner import Folder, FolderError, Reproduction
+
+    claims = _chosen(ids, all_claims())
+    try:
+        with Folder.open(out) as folder:
+            run = Reproduction(folder, scale.value, seed, data_dir, download)
+            entries = _run_all(run, claims)
+            page = write_report(folder.path)
+    except (FolderError, OSError) as error:
+        _refuse(str(error))
+    typer.echo(f"\nreport: {page.resolve()}")
+    failed = any((entry["reason"] or "").startswith("error: ") for entry in entries)
+    if failed or (strict and any(entry["holds"] is False for entry in entries)):
+        raise typer.Exit(1)
+
+
+def _run_all(run: Any, claims: list[Claim]) -> list[dict[str, Any]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    entries = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        whole = progress.add_task("claims", total=len(claims))
+        for claim in claims:
+            task = progress.add_task(f"{claim.ID} {claim.TITLE}", total=None)
+            entry = run.judge(claim, lambda done, total, task=task: progress.update(task, completed=done, total=total))
+            progress.remove_task(task)
+            progress.advance(whole)
+            entries.append(entry)
+            console.print(_line(entry), markup=False, style=None)
+    return entries
+
+
+def _line(entry: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    reason = entry["reason"] or ""
+    name = "error" if reason.startswith("error: ") else NAMES[entry["holds"]]
+    text = Text(f"{entry['id']:<4} ").append(f"{name:<14}", style=STYLES[name])
+    text.append(f"{entry['title']}  ({entry['seconds']:.1f} s)")
+    return text.append(f"\n     {reason.removeprefix('error: ')}", style="dim") if reason else text
+
+
+def _chosen(ids: list[str] | None, claims: dict[str, Claim]) -> list[Claim]:
+    if not ids:
+        return list(claims.values())
+    wanted = {one.upper() for one in ids}
+    unknown = sorted(wanted - claims.keys())
+    if unknown:
+        _refuse(f"unknown claim {', '.join(unknown)}; known are {', '.join(claims)}")
+    return [claim for name, claim in claims.items() if name in wanted]
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"lowdyn: {message}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command("list")
+def list_claims() -> None:
+    """List the claims that can be run."""
+    from lowdyn.claims.claim import all_claims
+
+    for claim in all_claims().values():
+        typer.echo(f"{claim.ID:<4} {claim.TITLE}\n     {claim.CLAIM}\n     {claim.SOURCE}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that reproduce wrote.")]) -> None:
+    """Write the report page of a folder anew from the results in it."""
+    from lowdyn.report import write_report
+
+    try:
+        page = write_report(folder)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    typer.echo(f"report: {page.resolve()}")
+
+
+def main() -> None:
+    """Run the command."""
+    # Threads that wait by spinning slow each other down as soon as anything else runs; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()
+
+
+if __name__ == "__main__":
+    main()

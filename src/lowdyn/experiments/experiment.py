@@ -1,0 +1,70 @@
+"""What an experiment is: settings at three scales, and a function from settings to a trajectory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+SCALES = ("smoke", "quick", "paper")
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an experiment at one scale, each run with ``seeds`` seeds."""
+
+    cells: tuple[Settings, ...]
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """``run(**settings, generator=…)`` returns one Dataset; ``plans`` holds what to run at each scale.
+
+    ``images`` names the data sets that will do, best first; the first that is found is given to ``run`` as
+    ``images``. All cells and seeds come back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
+    """
+
+    name: str
+    run: Callable[..., xr.Dataset]
+    plans: Mapping[str, Plan]
+    images: tuple[str, ...] = field(default=())
+
+
+def grid(**values: Any) -> tuple[Settings, ...]:
+    """Return every combination of the values given as lists; what is no list stays the same in all.
+
+    >>> grid(depth=[2, 3], init_scale=0.5)
+    ({'depth': 2, 'init_scale': 0.5}, {'depth': 3, 'init_scale': 0.5})
+    """
+    lists = [value if isinstance(value, list) else [value] for value in values.values()]
+    return tuple(dict(zip(values, combination, strict=True)) for combination in itertools.product(*lists))
+
+
+def combine(cells: Sequence[tuple[Settings, Sequence[xr.Dataset]]], seeds: Sequence[int]) -> xr.Dataset:
+    """Stack the runs of every cell over ``seed`` and the cells over ``cell``, settings as coordinates.
+
+    Runs of different lengths or depths are filled with NaN; :func:`each_cell` takes that off again.
+    """
+    stacked = [xr.concat(list(runs), dim="seed", join="outer", combine_attrs="drop_conflicts") for _, runs in cells]
+    data = xr.concat(stacked, dim="cell", join="outer", combine_attrs="drop_conflicts")
+    names = sorted({name for settings, _ in cells for name in settings})
+    coords: dict[str, Any] = {"seed": list(seeds)}
+    for name in names:
+        coords[name] = ("cell", np.array([settings.get(name, np.nan) for settings, _ in cells]))
+    return data.assign_coords(coords)
+
+
+def each_cell(data: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
+    """Go through the cells of an experiment's Dataset as (settings, Dataset over ``seed`` …), without filling."""
+    for index in range(data.sizes["cell"]):
+        cell = data.isel(cell=index)
+        settings = {str(name): coord.item() for name, coord in cell.coords.items() if coord.ndim == 0}
+        for dim in set(cell.dims) - {"seed"}:
+            cell = cell.dropna(dim, how="all", subset=[name for name, v in cell.data_vars.items() if dim in v.dims])
+        yield settings, cell
