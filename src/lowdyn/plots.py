@@ -3,7 +3,7 @@
 Every figure shares one template: transparent backgrounds and mid-grey lines, which read on a light and on a dark page,
 and the hues of Okabe and Ito, of which orange and sky blue are darkened: every colour has a contrast of 3 : 1 on both.
 
-Names, labels and titles are plain text: `<` and `&` in them are shown, never read as markup. A value that is not
+Names, labels and titles are plain text: ``<`` and ``&`` in them are shown, never read as markup. A value that is not
 finite is a gap, and so is one that is not positive on a logarithmic axis. Numbers are kept as float32 (seven digits)
 where its range allows, which keeps a page of many figures small.
 """
@@ -48,8 +48,8 @@ _LAYOUT = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "h
 class Series:
     """One line of a picture.
 
-    `x`, `y`: (points,). `low`, `high`: (points,) each, the spread over seeds, drawn as a band (`curves`) or
-    as error bars (`layer_curves`). `dash` draws the line dashed. Series of one `group` share a colour; without a
+    ``x``, ``y``: (points,). ``low``, ``high``: (points,) each, the spread over seeds, drawn as a band (``curves``) or
+    as error bars (``layer_curves``). ``dash`` draws the line dashed. Series of one ``group`` share a colour; without a
     group, series of one name do. A name that several panels share has one legend entry, which switches all.
     The functions that draw series raise ValueError when arrays of one differ in length.
 
@@ -71,7 +71,7 @@ def surfaces(
 ) -> Figure:
     """Return a row of rotatable 3-D surfaces over (singular-value index, step), one for each panel.
 
-    `step`: (steps,). `panels`: title -> values (steps, indices). `index`: (indices,), 1, 2, … by default.
+    ``step``: (steps,). ``panels``: title -> values (steps, indices). ``index``: (indices,), 1, 2, … by default.
     ValueError when the shape of a panel does not fit.
 
     >>> values = np.outer(np.linspace(1, 2, 5), np.ones(3))
@@ -111,7 +111,7 @@ def curves(
     log_y: bool = False,
     limit: tuple[str, float] | None = None,
 ) -> Figure:
-    """Return a picture of lines; `low` and `high` become a band, `limit` = (label, value) a horizontal line.
+    """Return a picture of lines; ``low`` and ``high`` become a band, ``limit`` = (label, value) a horizontal line.
 
     >>> error = Series("depth 3", [0, 1, 2], [1, 1e-3, 0], low=[0.5, 1e-4, 0], high=[2, 1e-2, 0])
     >>> len(curves([error], x_label="step", y_label="error", log_y=True, limit=("tolerance", 1e-6)).data)
@@ -146,7 +146,7 @@ def layer_curves(
 ) -> Figure:
     """Return a quantity against the layer (integer ticks), one subplot for each panel, all on one scale.
 
-    `panels`: title -> series with x = layers; `low` and `high` become error bars.
+    ``panels``: title -> series with x = layers; ``low`` and ``high`` become error bars.
 
     >>> fall = Series("L = 4", [0, 1, 2], [1.0, 0.1, 0.01])
     >>> figure = layer_curves({"linear": [fall], "ReLU": [fall]}, y_label="D")
@@ -174,7 +174,7 @@ def embeddings(
 ) -> Figure:
     """Return small multiples of 2-D features coloured by class, in the order given (shallow to deep).
 
-    `panels`: title -> (points (n, 2), labels (n,)). `class_names[k]` names label k, "class k" by default.
+    ``panels``: title -> (points (n, 2), labels (n,)). ``class_names[k]`` names label k, "class k" by default.
     ValueError when shapes do not fit or a label has no name.
 
     >>> points, labels = np.eye(4)[:, :2], [0, 0, 1, 1]
@@ -211,10 +211,10 @@ def _grid(
     names: Iterable[str], kind: Literal["xy", "scene"], title: str, *, columns: int, row_height: int,
     narrow: int = 1, gap: float = 0.0, between: int = 84, sides: int = 64, foot: int = 88,
 ) -> Figure:  # fmt: skip
-    """Return empty panels with the shared template; `between` rows, at the `sides` and at the `foot` are pixels.
+    """Return empty panels with the shared template; ``between`` rows, at the ``sides`` and at the ``foot`` are pixels.
 
-    `layout.meta["narrow"]` and `["wide"]` hold the layout keys that move the panels into `narrow` columns and
-    back: a page hands the one that fits to `Plotly.relayout`.
+    ``layout.meta["narrow"]`` and ``["wide"]`` hold the layout keys that move the panels into ``narrow`` columns and
+    back: a page hands the one that fits to ``Plotly.relayout``.
     """
     from plotly.subplots import make_subplots
 

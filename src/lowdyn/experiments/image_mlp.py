@@ -74,7 +74,7 @@ IMAGE_MLP = Experiment(
     "image-mlp",
     run,
     {
-        "smoke": Plan(grid(samples=1500, width=128, depth=10, epochs=60, lr=0.02)),
+        "smoke": Plan(grid(samples=1000, width=128, depth=10, epochs=100, lr=0.02)),
         "quick": Plan(grid(samples=5000, width=256, depth=10, epochs=100, lr=0.02)),
         "paper": Plan(grid(samples=50_000, width=1024, depth=10, epochs=100, lr=0.02), seeds=3),
     },

@@ -6,9 +6,7 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from lowdyn.files import replace_atomically
 from lowdyn.report.results import Result, is_simple_name, read_results
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be jud
 
 @dataclass(frozen=True)
 class Link:
-    """A file beside the page: `href` is None when the file is not there."""
+    """A file beside the page: ``href`` is None when the file is not there."""
 
     text: str
     href: str | None
@@ -35,7 +34,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Section:
-    """A result with what its section shows of it: `figure` is JSON fit for a script element, `problem` a sentence."""
+    """A result with what its section shows: ``figure`` is JSON fit for a script element, ``problem`` a sentence."""
 
     result: Result
     anchor: str
@@ -46,13 +45,13 @@ class Section:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write `folder/index.html` from `results.json` and the figures beside it; return the path of the page.
+    """Write ``folder/index.html`` from ``results.json`` and the figures beside it; return the path of the page.
 
     The page is one file: styles, scripts, plotly.js and all figures are inside, links to data files are relative,
     and its content policy forbids any request. It replaces the old page in one step: a reader never sees half of
     one. A figure that is missing or broken costs its section the picture, not the page.
 
-    ValueError, in one line, when `results.json` is missing or does not hold results.
+    ValueError, in one line, when ``results.json`` is missing or does not hold results.
 
     >>> import json, tempfile
     >>> result = {"id": "C4", "claim": "It moves.", "title": "Motion", "scale": "smoke", "holds": True, "checks": []}
@@ -65,21 +64,12 @@ def write_report(folder: Path | str) -> Path:
     folder = Path(folder)
     page = render(read_results(folder / "results.json"), folder)
     target = folder / "index.html"
-    # Opened by hand, not by tempfile: the page should have the permissions of any other file of the user.
-    draft = folder / f".index.{secrets.token_hex(8)}.tmp"
-    try:
-        with draft.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_atomically(target, page.encode("utf-8", errors="replace"))
     return target
 
 
 def render(results: list[Result], folder: Path) -> str:
-    """Return the page as text. `folder` is where figures and data files are looked for."""
+    """Return the page as text. ``folder`` is where figures and data files are looked for."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs

@@ -1,4 +1,4 @@
-"""What `results.json` holds, checked at the edge: the page trusts no name, type or number it has not seen here."""
+"""What ``results.json`` holds, checked at the edge: the page trusts no name, type or number it has not seen here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Check:
-    """One tested sentence: `holds` is None when the numbers are shown, not judged."""
+    """One tested sentence: ``holds`` is None when the numbers are shown, not judged."""
 
     text: str
     measured: Any = None

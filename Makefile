@@ -1,0 +1,27 @@
+# Two commands: `make reproduce` runs the claims and writes a report, `make test` checks the project.
+# Python 3.11 or newer and make are all that is needed; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+OUT ?= lowdyn-report
+
+.PHONY: reproduce test clean
+
+reproduce: $(INSTALLED)
+	$(BIN)/lowdyn reproduce --scale quick --out $(OUT)
+
+# One thread for each of two workers: matrices in tests are small, and threads that wait would only be in the way.
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q -n 2 --dist loadfile
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,train,peft,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

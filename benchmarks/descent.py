@@ -1,0 +1,54 @@
+"""Full-batch descent against its own matrix products, timed alone in the same run.
+
+A square factorization of depth L costs 3(L − 1) products a step: L − 1 forward, L − 1 to pull the residual back,
+L − 1 for gradients (those of the first factor need none). What `gradient_descent` adds to them is looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from timing import finish, medians, report
+
+from lowdyn import DeepLinearNetwork, Descent, gradient_descent
+from lowdyn.problems import Factorization, low_rank_target
+
+DEPTH = 3
+
+
+def compare(width: int, steps: int, *, runs: int | None = None, repeats: int = 7, **rule: float) -> float:
+    """Return the time of ``steps`` updates over that of their products alone."""
+    generator = torch.Generator().manual_seed(0)
+    target = low_rank_target(width, width, rank=min(10, width // 3), generator=generator)
+    network = DeepLinearNetwork((width,) * (DEPTH + 1), 1e-2, generator=generator, runs=runs)
+    problem = Factorization(target)
+    batch = () if runs is None else (runs,)
+    left, right = (torch.randn(*batch, width, width, dtype=torch.float64, generator=generator) for _ in range(2))
+    out = torch.empty_like(left)
+    multiply = torch.mm if runs is None else torch.bmm
+
+    def products() -> None:
+        for _ in range(steps * 3 * (DEPTH - 1)):
+            multiply(left, right, out=out)
+
+    def descent() -> None:
+        gradient_descent(network, problem, Descent(lr=1e-3, **rule), steps, every=steps)
+
+    if width**2 * width * (runs or 1) < 4e6:  # as gradient_descent does for small products
+        torch.set_num_threads(1)
+    times = medians({"products": products, "descent": descent}, repeats=repeats)
+    return times["descent"] / times["products"]
+
+
+if __name__ == "__main__":
+    products = "its matrix products alone"
+    kept = [
+        report("full network, d = 1000, L = 3", products, compare(1000, 20, repeats=3), 1.2),
+        report("full network, d = 1000, heavy ball", products, compare(1000, 20, repeats=3, momentum=0.9), 1.2),
+        report("full network, d = 300", products, compare(300, 100), 1.2),
+        report("32 runs at width 30", "a bare torch.bmm loop", compare(30, 1000, runs=32), 1.5),
+    ]
+    finish(kept)
