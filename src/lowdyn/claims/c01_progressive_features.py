@@ -39,8 +39,8 @@ def check(datasets: Datasets) -> list[Check]:
         data[name].mean("seed").values for name in ("within_between_ratio", "class_discrimination")
     )
     return [
-        at_most("Spearman correlation of layer and D_l", max(compression), -0.9),
-        at_least("Spearman correlation of layer and discrimination", min(separation), 0.8),
+        at_most("Spearman correlation of layer and D_l", np.max(compression), -0.9),
+        at_least("Spearman correlation of layer and discrimination", np.min(separation), 0.8),
         shown("D_l, l = 0 … 9", settings_text(ratio), "12 → < 2"),
         shown("discrimination, l = 0 … 9", settings_text(discrimination), "0.22 → 0.63"),
         shown("accuracy on the training images at the end", float(data["accuracy"].isel(step=-1).mean()), "—"),

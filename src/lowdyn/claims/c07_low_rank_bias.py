@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.block_form import TOLERANCE
-from lowdyn.claims.claim import Check, Datasets, at_most, shown
+from lowdyn.claims.claim import Check, Datasets, near
+from lowdyn.claims.layerwise import settings_text
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.theorem import THEOREM_SCALES
 from lowdyn.plots import Series, curves
@@ -33,42 +34,42 @@ EXPERIMENTS = (THEOREM_SCALES,)
 def check(datasets: Datasets) -> list[Check]:
     """Judge the tails of the weights and of their product, in every run at every recorded step."""
     cells = sorted(each_cell(datasets[THEOREM_SCALES.name]), key=lambda cell: -cell[0]["init_scale"])
-    layer_tail, product_tail, above = 0.0, 0.0, 0.0
-    ends: list[tuple[float, float]] = []
+    rows = []
     for settings, run in cells:
         inert = settings["width"] - 2 * settings["rank"]
-        scale, norm = run["predicted_scale"], run["weight_norm"].max(["step", "layer"])
+        scale, norm = run["predicted_scale"], float(run["weight_norm"].max())
         product = scale.prod("layer")
-        layer_tail = max(layer_tail, float((_tail(run["singular_values"], "index", scale, inert) / norm).max()))
-        product_tail = max(
-            product_tail, float((_tail(run["end_to_end_values"], "end_to_end_index", product, inert) / norm).max())
-        )
-        above = max(
-            above, float((scale / settings["init_scale"]).max()), float((product / settings["init_scale"]).max())
-        )
         last = run.isel(step=-1)
-        ends.append(
+        rows.append(
             (
+                _tail(run["singular_values"], "index", scale, inert) / norm,
+                _tail(run["end_to_end_values"], "end_to_end_index", product, inert) / norm,
+                float(scale.max()) / settings["init_scale"],
+                float(product.max()) / settings["init_scale"],
                 float(last["singular_values"].isel(index=2 * settings["rank"]).max()),
                 float(last["end_to_end_values"].isel(end_to_end_index=settings["rank"]).max()),
             )
         )
-    falls = np.diff(np.log(np.array(ends)), axis=0).max()
-    scales = ", ".join(f"{settings['init_scale']:g}" for settings, _ in cells)
+    layer_tails, product_tails, scales, products, layer_ends, product_ends = np.array(rows).T
+    swept = ", ".join(f"{settings['init_scale']:g}" for settings, _ in cells)
     return [
-        at_most("d − 2r singular values of W_l off ρ_l(t), over max‖W_l‖", layer_tail, TOLERANCE),
-        at_most("d − 2r singular values of W_{L:1} off Πρ(t), over max‖W_l‖", product_tail, TOLERANCE),
-        at_most("largest ρ_l(t)/ε and Πρ(t)/ε", above, 1 + 1e-12),
-        at_most(f"largest change of log σ_(2r+1)(W_l), log σ_(r+1)(W_L:1) between ε = {scales}", falls, 0.0),
-        shown("σ_(2r+1)(W_l) at the smallest ε, at the end", ends[-1][0], "→ 0"),
-        shown("σ_(r+1)(W_L:1) at the smallest ε, at the end", ends[-1][1], "→ 0"),
+        near("d − 2r singular values of W_l off ρ_l(t), over max‖W_l‖", layer_tails.max(), 0.0, TOLERANCE),
+        near("d − 2r singular values of W_{L:1} off Πρ(t), over max‖W_l‖", product_tails.max(), 0.0, TOLERANCE),
+        Check("largest ρ_l(t)/ε", scales.max(), "≤ 1", 1e-12, bool(scales.max() <= 1 + 1e-12)),
+        Check("largest Πρ(t)/ε", products.max(), "≤ 1", 1e-12, bool(products.max() <= 1 + 1e-12)),
+        Check(f"σ_{{2r+1}}(W_l) at the end, ε = {swept}", *_falling(layer_ends)),
+        Check(f"σ_{{r+1}}(W_{{L:1}}) at the end, ε = {swept}", *_falling(product_ends)),
     ]
 
 
-def _tail(values: xr.DataArray, dim: str, scale: xr.DataArray, inert: int) -> xr.DataArray:
-    """Distance from ``scale`` of the ``inert``-th nearest singular value: all of the tail lies within it."""
-    distance = abs(values - scale)
-    return xr.DataArray(np.sort(distance.transpose(..., dim).values, axis=-1)[..., inert - 1])
+def _falling(values: np.ndarray) -> tuple[str, str, None, bool]:
+    return settings_text(values), "falling with ε", None, bool((np.diff(values) < 0).all())
+
+
+def _tail(values: xr.DataArray, dim: str, scale: xr.DataArray, inert: int) -> float:
+    """Largest distance from ``scale`` of the ``inert``-th nearest singular value: all of the tail lies within it."""
+    distance = abs(values - scale).transpose(..., dim).values
+    return float(np.sort(distance, axis=-1)[..., inert - 1].max())
 
 
 def draw(datasets: Datasets) -> Figure:
@@ -77,12 +78,12 @@ def draw(datasets: Datasets) -> Figure:
     for settings, run in each_cell(datasets[THEOREM_SCALES.name]):
         scale = run["predicted_scale"].isel(seed=0)
         name = f"ε = {settings['init_scale']:g}"
-        lines.append(Series(f"{name}: ρ_1", run["step"].values, scale.sel(layer=1).values, group=name))
+        lines.append(Series(f"{name}: ρ₁", run["step"].values, scale.sel(layer=1).values, group=name))
         lines.append(Series(f"{name}: Πρ", run["step"].values, scale.prod("layer").values, dash=True, group=name))
     return curves(
         lines,
         x_label="step",
         y_label="inert singular value",
-        title="Inert singular values: of W_1 (solid), of the product (dashed)",
+        title="Inert singular values: of W₁ (solid), of the product (dashed)",
         log_y=True,
     )

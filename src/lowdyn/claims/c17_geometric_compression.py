@@ -47,4 +47,4 @@ def draw(datasets: Datasets) -> Figure:
     for settings, cell in each_cell(datasets[DEPTHS.name]):
         series = over_layers(cell, "within_between_ratio", f"L = {settings['depth']}")
         panels.setdefault(NAMES[settings["activation"]], []).append(series)
-    return layer_curves(panels, y_label="D_l", title="Within-class over between-class scatter")
+    return layer_curves(panels, y_label="Dₗ", title="Within-class over between-class scatter")

@@ -55,4 +55,4 @@ def draw(datasets: Datasets) -> Figure:
     for settings, cell in each_cell(datasets[SCALES.name]):
         series = over_layers(cell, "within_between_ratio", f"ε = {settings['init_scale']:g}")
         panels.setdefault(settings["activation"], []).append(series)
-    return layer_curves(panels, y_label="D_l", title="Compression and the scale of the start")
+    return layer_curves(panels, y_label="Dₗ", title="Compression and the scale of the start")

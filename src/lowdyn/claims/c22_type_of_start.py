@@ -52,4 +52,4 @@ def draw(datasets: Datasets) -> Figure:
     for settings, cell in each_cell(datasets[STARTS.name]):
         series = over_layers(cell, "within_between_ratio", settings["start"])
         panels.setdefault(settings["activation"], []).append(series)
-    return layer_curves(panels, y_label="D_l", title="Compression from different starts")
+    return layer_curves(panels, y_label="Dₗ", title="Compression from different starts")

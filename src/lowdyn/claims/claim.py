@@ -78,23 +78,27 @@ def all_claims() -> dict[str, Claim]:
 def at_most(text: str, measured: Any, limit: float) -> Check:
     """Check that ``measured`` does not exceed ``limit``; NaN fails.
 
-    >>> at_most("largest residual", 2e-14, 1e-10).holds
+    >>> at_most("correlation", -0.99, -0.9).holds
     True
     """
     measured = float(measured)
-    return Check(text, measured, f"≤ {limit:.13g}", float(limit), measured <= limit)
+    return Check(text, measured, f"≤ {limit:g}", None, measured <= limit)
 
 
 def at_least(text: str, measured: Any, limit: float) -> Check:
     """Check that ``measured`` reaches ``limit``; NaN fails."""
     measured = float(measured)
-    return Check(text, measured, f"≥ {limit:.13g}", float(limit), measured >= limit)
+    return Check(text, measured, f"≥ {limit:g}", None, measured >= limit)
 
 
-def near(text: str, measured: float, expected: float, tolerance: float) -> Check:
-    """Check that ``measured`` is within ``tolerance`` of ``expected``; NaN fails."""
-    holds = bool(abs(measured - expected) <= tolerance)
-    return Check(text, float(measured), float(expected), float(tolerance), holds)
+def near(text: str, measured: Any, expected: float, tolerance: float) -> Check:
+    """Check that ``measured`` is within ``tolerance`` of ``expected``; NaN fails.
+
+    >>> near("largest residual", 2e-14, 0.0, 1e-10).holds
+    True
+    """
+    measured = float(measured)
+    return Check(text, measured, float(expected), tolerance, abs(measured - expected) <= tolerance)
 
 
 def shown(text: str, measured: float | str, published: float | str) -> Check:

@@ -75,7 +75,7 @@ def render(results: list[Result], folder: Path) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": format_value, "duration": format_seconds, "whole": _whole_numbers}
+    environment.filters |= {"plain": format_value, "duration": format_seconds, "prose": prose, "cells": _cells}
     scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
     counts = {verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS}
     return environment.from_string(_asset("page.html")).render(
@@ -178,11 +178,37 @@ def _figure(path: Path) -> tuple[str | None, int, str | None]:
     return script_safe(text), int(height) if isinstance(height, int) and 0 < height < 10_000 else 450, None
 
 
-def _whole_numbers(text: str) -> Markup:
-    """Return text in which no line breaks inside a number such as 1e-12."""
+def prose(text: str) -> Markup:
+    """Return escaped text with subscripts (W_l, W_{L:1}) set as such and no break inside a number such as 1e-12.
+
+    >>> print(prose("D_{l+1} < 1e-3"))
+    D<sub>l+1</sub> &lt; <span class="whole">1e-3</span>
+    """
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="whole">\g<0></span>', str(escape(text)), flags=re.ASCII))
+    safe = re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text)), flags=re.ASCII)
+    # One letter before the underscore: names such as init_scale stay as they are.
+    return Markup(re.sub(r"(?<!\w)([^\W\d_]\u0303?)_(?:\{([^{}<>&]+)\}|([^\W_]+))", r"\1<sub>\2\3</sub>", safe))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Settings of the runs of an experiment: what all share, and a table of the rest."""
+
+    common: Mapping[str, Any]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+def _cells(settings: Any) -> Cells:
+    """Return settings, one mapping or a list of them, split into what is common and what varies."""
+    runs = settings if isinstance(settings, list) else [settings]
+    if not runs or not all(isinstance(run, Mapping) for run in runs):
+        return Cells({"settings": settings}, (), ())
+    names = tuple(dict.fromkeys(name for run in runs for name in run))
+    common = {name: runs[0][name] for name in names if all(name in run and run[name] == runs[0][name] for run in runs)}
+    columns = tuple(name for name in names if name not in common)
+    return Cells(common, columns, tuple(tuple(run.get(name) for name in columns) for run in runs) if columns else ())
 
 
 def _finite(text: str) -> float | None:
