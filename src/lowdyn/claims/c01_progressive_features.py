@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ PUBLISHED = "D_l from 12 to below 2 and discrimination from 0.22 to 0.63 over la
 DEVIATION = (
     "The lecture names neither start nor rule; here an orthogonal start of gain √2 and SGD. Smoke: 1 000 images, width "
     "128; quick: 5 000, width 256; paper: all images found, width 1024; 100 epochs each. Digits where "
-    "CIFAR-10 is not found. With gain 1, or torch's default start, discrimination does not rise in such short runs."
+    "CIFAR-10 is not found. The rise of discrimination depends on the start."
 )
 EXPERIMENTS = (IMAGE_MLP,)
 
@@ -61,4 +62,5 @@ def draw(datasets: Datasets) -> Figure:
         "input" if layer == 0 else f"layer {layer}": (data["embedding"].sel(layer=layer).values, labels)
         for layer in data["layer"].values
     }
-    return embeddings(panels, title="Features of every layer: first two principal components")
+    names = json.loads(data.attrs["class_names"])
+    return embeddings(panels, class_names=names, title="Features of every layer: first two principal components")

@@ -7,6 +7,7 @@ batches of 128, cross entropy; CIFAR-10 if it is found, else scikit-learn's digi
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.networks import MLP, orthogonal
+from lowdyn.experiments.starts import STARTS
+from lowdyn.networks import MLP
 from lowdyn.observe import layer_metrics
 from lowdyn.observe.metrics import layer_features
 from lowdyn.training import Minibatches, train
@@ -33,18 +35,21 @@ def run(
     epochs: int,
     lr: float,
     generator: torch.Generator,
+    start: str = "orthogonal",
+    gain: float = math.sqrt(2),
     shuffled: bool = False,
 ) -> xr.Dataset:
     """Return the training curve, metrics of the features z^0 … z^(L−1) on the training images, and 2-D pictures.
 
     ``embedding`` (layer, sample, axis) are the first two principal components of each layer's features, scaled
-    to unit root mean square; ``label`` (sample) their classes. ``shuffled`` measures by permuted labels, a
-    negative control.
+    to unit root mean square; ``label`` (sample) their classes. ``start`` is "orthogonal", "normal", "uniform" or
+    torch's "default", scaled by ``gain``. ``shuffled`` measures by permuted labels, a negative control.
     """
     images = images.take(min(samples, len(images.labels)))
     inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
     sizes = (inputs.shape[1], *[width] * (depth - 1), images.num_classes)
-    model = MLP(sizes, math.sqrt(2), start=orthogonal, generator=generator)
+    chosen = None if start == "default" else STARTS[start]
+    model = MLP(sizes, gain, start=chosen, generator=generator)
     batches = Minibatches(inputs, labels, 128, generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
@@ -59,7 +64,9 @@ def run(
         loss=curve["loss"],
         accuracy=curve["accuracy"],
     )
-    return metrics.assign_attrs(data=images.name, used=images.used, sha256=images.sha256)
+    return metrics.assign_attrs(
+        data=images.name, used=images.used, sha256=images.sha256, class_names=json.dumps(images.class_names)
+    )
 
 
 def _plane(features: Tensor) -> np.ndarray:
