@@ -2,7 +2,19 @@
 
 from lowdyn.dynamics.descent import DivergenceError, gradient_descent
 from lowdyn.dynamics.prediction import stable_lr
-from lowdyn.dynamics.reduction import Frames, inert_scales, invariant_frames
+from lowdyn.dynamics.frames import Family, Frames, invariant_frames
+from lowdyn.dynamics.reduction import ReducedNetwork, inert_scales, reduce_network
 from lowdyn.dynamics.rule import Descent
 
-__all__ = ["Descent", "DivergenceError", "Frames", "gradient_descent", "inert_scales", "invariant_frames", "stable_lr"]
+__all__ = [
+    "Descent",
+    "DivergenceError",
+    "Family",
+    "Frames",
+    "ReducedNetwork",
+    "gradient_descent",
+    "inert_scales",
+    "invariant_frames",
+    "reduce_network",
+    "stable_lr",
+]

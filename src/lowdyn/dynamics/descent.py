@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count, checked_number
-from lowdyn.dynamics.chain import ChainRun
+from lowdyn.dynamics.chain import ChainLoop, Loop, Part
 from lowdyn.dynamics.prediction import stable_lr
 from lowdyn.dynamics.rule import Descent
 from lowdyn.problems import LeastSquares
@@ -84,42 +84,63 @@ def gradient_descent(
     steps = checked_count("steps", steps)
     every = checked_count("every", every, at_least=1)
     tol = None if tol is None else checked_number("tol", tol, at_least=0.0)
-    fitted = _checked_problem(network, problem)
-    start = [weight.clone() for weight in network.weights]
-    run = ChainRun(network.weights, network.rectified, fitted, descent)
+    parts = _parts(network, problem)
+    run = _loop(network, parts, descent)
+    start = [weight.clone() for weight in parts[0].weights]
     looks = [probe.begin(network) for probe in _probes(record)]
     coords = {name: values for look in looks for name, values in look.coords.items()}
-    if run.batched:
-        coords["run"] = np.arange(len(start[0]))
+    runs = len(start[0]) if start[0].ndim == 3 else None
+    if runs is not None:
+        coords["run"] = np.arange(runs)
+    if isinstance(descent.lr, tuple) and len(descent.lr) != runs:
+        raise ValueError(f"lr holds {len(descent.lr)} rates, the network {runs or 'no dimension of'} runs")
     recorder = Recorder(coords)
     attrs = _attributes(network, problem, descent, steps=steps, every=every, tol=tol)
 
     with _threads(1 if run.multiply_adds < SMALL else torch.get_num_threads()):
-        for step in range(steps + 1):
-            residual = run.forward()
-            recording = step % every == 0 or step == steps
-            if recording or step % CHECK_EVERY == 0:
-                loss = run.problem.loss_of(residual)
-                if not bool(torch.isfinite(loss).all()):
-                    stable = stable_lr(
-                        fitted, len(start), weights=start, momentum=descent.momentum, nesterov=descent.nesterov
-                    )
-                    message = _divergence(loss, step, descent, stable, linear=not any(network.rectified))
-                    raise DivergenceError(message, recorder.dataset(attrs))
-            if recording:
+        step = 0
+        while True:
+            loss = run.loss()
+            if not bool(torch.isfinite(loss).all()):
+                stable = stable_lr(
+                    parts[0].problem, len(start), weights=start, momentum=descent.momentum, nesterov=descent.nesterov
+                )
+                message = _divergence(loss, step, descent, stable, linear=not any(network.rectified))
+                raise DivergenceError(message, recorder.dataset(attrs))
+            if step % every == 0 or step == steps:
                 run.write_back()
-                values: dict[str, Any] = {"loss": (("run",), run.spread(loss)) if run.batched else ((), loss.item())}
+                values: dict[str, Any] = {"loss": ((), loss.item()) if runs is None else (("run",), run.spread(loss))}
                 for look in looks:
                     values.update(look(step))
                 recorder.add(step, values)
-                if tol is not None and bool((loss < tol).all()):
+                below = loss < tol if tol is not None else torch.zeros_like(loss, dtype=torch.bool)
+                if bool(below.all()):
                     break
-                if tol is not None and run.batched and bool((loss < tol).any()):
-                    run.keep(loss >= tol)
-                    residual = run.forward()
-            if step < steps:
-                run.backward(residual, descent.rate(step))
+                if bool(below.any()):
+                    run.keep(~below)
+            if step == steps:
+                break
+            stop = min(steps, step + every - step % every, step + CHECK_EVERY - step % CHECK_EVERY)
+            run.advance([run.rate(descent.rate(one)) for one in range(step, stop)])
+            step = stop
     return recorder.dataset(attrs)
+
+
+def _parts(network: Network, problem: LeastSquares) -> list[Part]:
+    """Return what of ``network`` evolves by itself: all of it, or what a reduced network says."""
+    if hasattr(network, "parts"):
+        return network.parts(problem)
+    fitted = _checked_problem(network, problem)
+    return [Part(network.weights, fitted, rectified=network.rectified)]
+
+
+def _loop(network: Network, parts: Sequence[Part], descent: Descent) -> Loop:
+    """Return the loop that trains ``parts``: compiled for a reduced network on a CPU, else torch."""
+    if getattr(network, "compiled", False) and parts[0].weights[0].device.type == "cpu":
+        from lowdyn.dynamics.compiled import CompiledLoop
+
+        return CompiledLoop(parts, descent)
+    return ChainLoop(parts, descent)
 
 
 def _checked_problem(network: Network, problem: LeastSquares) -> LeastSquares:
@@ -164,9 +185,14 @@ def _divergence(loss: Tensor, step: int, descent: Descent, stable: float, *, lin
         where = f" in runs {torch.nonzero(~torch.isfinite(loss))[:, 0].tolist()}"
     whose = "here" if linear else "for the linear network of this depth"
     return (
-        f"descent diverged{where}: the loss is not finite at step {step} with lr {descent.rate(max(step - 1, 0)):g}; "
+        f"descent diverged{where}: the loss is not finite at step {step} with lr {_rate_text(descent, step)}; "
         f"the largest stable rate {whose} is about {stable:.3g}; lower lr below it"
     )
+
+
+def _rate_text(descent: Descent, step: int) -> str:
+    rate = descent.rate(max(step - 1, 0))
+    return f"{rate:g}" if isinstance(rate, float) else f"up to {max(rate):g}"
 
 
 def _attributes(network: Network, problem: LeastSquares, descent: Descent, **call: Any) -> dict[str, Any]:

@@ -1,125 +1,311 @@
-"""The law of parsimony: the frames of the invariant subspaces and the scale of everything outside them."""
+"""The law of parsimony as an algorithm: a deep linear network as a small core and a few scalars, exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowdyn.arguments import checked_count
+from lowdyn.dynamics.chain import Part
 from lowdyn.dynamics.descent import gradient_descent
+from lowdyn.dynamics.frames import Family, Frames, invariant_frames
 from lowdyn.dynamics.rule import Descent
-from lowdyn.linalg import orthonormal_basis
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import LeastSquares
 from lowdyn.trajectory import Record
 
-TOLERANCE = 1e-9  # largest departure from orthogonality or whiteness that rounding explains
 
+class ReducedNetwork:
+    """A deep linear network in the coordinates in which it learns; made by :func:`reduce_network`.
 
-@dataclass(frozen=True)
-class Frames:
-    """Orthonormal bases B_0 … B_L of the active subspaces: W_l(t) maps span B_{l−1} into span B_l, for all t.
+    - ``core``: a DeepLinearNetwork of the small weights W̃_l = B_lᵀ W_l B_{l−1}, the part that learns;
+    - ``active``: the orthonormal bases B_0 … B_L, which never move;
+    - ``inert``: the families of directions that only rescale, and how many directions each has;
+    - ``inert_scale``: their scales ρ_l, (families, depth), or (runs, families, depth).
 
-    ``bases[l]`` is (d_l, k); ``init_scales`` are the ε_l of the start, 0 for a last layer whose complement is
-    empty (d_y = r); ``stretch`` is the α of X Xᵀ = α I.
+    ``gradient_descent(small, problem, …)`` trains it in place like the full network, in O(L k³) a step, and
+    ``expand()`` is the full network of that moment.
     """
 
-    bases: tuple[Tensor, ...]
-    init_scales: tuple[float, ...]
-    stretch: float
+    compiled = True  # gradient_descent runs it through the compiled loop on a CPU
+
+    def __init__(
+        self,
+        start: list[Tensor],
+        frames: list[Frames],
+        core: DeepLinearNetwork,
+        scalars: list[DeepLinearNetwork],
+        problem: LeastSquares,
+        core_problem: LeastSquares,
+    ) -> None:
+        self._start, self._frames, self._scalars = start, frames, scalars
+        self._problem, self._core_problem = problem, core_problem
+        self.core = core
 
     @property
-    def inert_dim(self) -> int:
-        """Dimension d − k of the directions that do not learn."""
-        return self.bases[0].shape[0] - self.bases[0].shape[1]
+    def runs(self) -> int | None:
+        """Number of networks side by side; None when there is one."""
+        return self.core.runs
 
-    def by_layer(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the bases (left, right) = (B_l, B_{l−1}) of each weight, by its name in a DeepLinearNetwork."""
-        pairs = zip(self.bases[1:], self.bases[:-1], strict=True)
-        return {f"W{layer}": pair for layer, pair in enumerate(pairs, start=1)}
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices, L."""
+        return self.core.depth
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes (d_0, …, d_L) of the full network."""
+        return (self._start[0].shape[-1], *(weight.shape[-2] for weight in self._start))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The core's weights, sharing memory."""
+        return self.core.weights
+
+    @property
+    def rectified(self) -> tuple[bool, ...]:
+        """Whether a ReLU follows weight l: never."""
+        return self.core.rectified
+
+    @property
+    def active(self) -> tuple[Tensor, ...]:
+        """Bases B_0 … B_L of the active subspaces, (d_l, k_l), or (runs, d_l, k_l)."""
+        if self.runs is None:
+            return self._frames[0].bases
+        return tuple(torch.stack(bases) for bases in zip(*(frames.bases for frames in self._frames), strict=True))
+
+    @property
+    def inert(self) -> tuple[Family, ...]:
+        """The families of inert directions (of the first run)."""
+        return self._frames[0].families
+
+    @property
+    def inert_scale(self) -> Tensor:
+        """The scales ρ_l of the families, (families, depth), or (runs, families, depth)."""
+        return torch.stack([torch.stack([w[..., 0, 0] for w in one.weights], dim=-1) for one in self._scalars], dim=-2)
+
+    def parts(self, problem: LeastSquares) -> list[Part]:
+        """Return what evolves by itself; ValueError when ``problem`` is not the one that was reduced."""
+        if not _same(problem, self._problem):
+            raise ValueError("this network was reduced for another problem; call reduce_network with this one")
+        parts = [Part(self.core.weights, self._core_problem)]
+        for family, scalars in zip(self.inert, self._scalars, strict=True):
+            nothing = torch.zeros(1, 1).to(self.core.weights[0])
+            towards = LeastSquares(None, nothing, self._core_problem.scale * family.stretch)
+            parts.append(Part(scalars.weights, towards, multiplicity=family.dim))
+        return parts
+
+    def loss(self) -> Tensor:
+        """Return the objective of the full network, without forming it; one number, or one per run."""
+        losses = [
+            part.multiplicity * part.problem.loss(DeepLinearNetwork.from_weights(part.weights).end_to_end())
+            for part in self.parts(self._problem)
+        ]
+        return torch.stack([loss.expand(losses[0].shape) for loss in losses]).sum(dim=0)
+
+    def apply(self, layer: int, features: Tensor) -> Tensor:
+        """Return W_l x for columns x (d_{l−1}, n), ``layer`` from 1, at the cost of products with thin matrices
+        and one with the start."""
+        frames, weight, rho = self._single(layer)
+        left, right = frames.bases[layer], frames.bases[layer - 1]
+        inside = right.mT @ features
+        outside = features - right @ inside
+        scaled = torch.zeros_like(features)
+        rest = 1.0 * outside
+        for family, scale in zip(frames.families, rho, strict=True):
+            if family.bases is not None:
+                share = family.bases[layer - 1] @ (family.bases[layer - 1].mT @ outside)
+                rest = rest - share
+                scaled = scaled + scale * share
+            else:
+                scaled = scaled + scale * rest
+        core = left @ (self.core.weights[layer - 1] @ inside)
+        return core + (self._start[layer - 1] @ scaled) / frames.init_scales[layer - 1]
+
+    def _single(self, layer: int) -> tuple[Frames, Tensor, Tensor]:
+        if self.runs is not None:
+            raise ValueError("several networks side by side; take small.run(i)")
+        if not 1 <= checked_count("layer", layer) <= self.depth:
+            raise ValueError(f"layer must be 1 … {self.depth}, got {layer}")
+        return self._frames[0], self._start[layer - 1], self.inert_scale[:, layer - 1]
+
+    def run(self, index: int) -> ReducedNetwork:
+        """Return a copy of one of the networks side by side."""
+        chosen = torch.tensor([index])
+        return ReducedNetwork(
+            [weight[index] for weight in self._start],
+            [self._frames[index]],
+            self.core.run(index),
+            [scalars.run(index) for scalars in self._scalars],
+            _only(self._problem.select(chosen)),
+            _only(self._core_problem.select(chosen)),
+        )
+
+    def singular_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the singular values of W_l and how many directions share each, the core's first.
+
+        Directions that the layer maps to zero because of its shape are left out.
+        """
+        frames, _, rho = self._single(layer)
+        core = torch.linalg.svdvals(self.core.weights[layer - 1])
+        last = layer == self.depth
+        inert = [(scale.abs(), f.dim) for f, scale in zip(frames.families, rho, strict=True) if f.passes or not last]
+        values = torch.cat([core, torch.stack([scale for scale, _ in inert])]) if inert else core
+        return values, torch.tensor([1] * len(core) + [dim for _, dim in inert])
+
+    def expand(self) -> DeepLinearNetwork:
+        """Return the full-width network of this moment:
+        W_l = B_l W̃_l B_{l−1}ᵀ + Σ_families ρ_l Q_l Π, Π the projection on the family."""
+        if self.runs is not None:
+            whole = [self.run(index).expand().weights for index in range(self.runs)]
+            return DeepLinearNetwork.from_weights(torch.stack(weights) for weights in zip(*whole, strict=True))
+        weights = []
+        for layer, start in enumerate(self._start, start=1):
+            identity = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
+            weights.append(self.apply(layer, identity))
+        return DeepLinearNetwork.from_weights(weights)
 
 
-def invariant_frames(network: DeepLinearNetwork, problem: LeastSquares) -> Frames:
-    """Find the subspaces in which gradient descent will move the weights of ``network``, before it runs.
+def reduce_network(network: DeepLinearNetwork, problem: LeastSquares) -> ReducedNetwork:
+    """Return the exact small model of ``network`` under gradient descent on ``problem``.
 
-    Theorem (Yaras et al. 2023, arXiv 2306.01154; theory §2), for orthogonal weights W_l(0) = ε_l Q_l, whitened
-    inputs X Xᵀ = α I and Φ = Y Xᵀ = U_P S V_Pᵀ of rank r, with Q = Q_L … Q_1:
+    Where every W_l starts as a multiple of an orthogonal matrix and the inputs are white (or fewer orthonormal
+    samples), S_0 … S_L of :func:`invariant_frames` and their complements evolve alone; on the complement each
+    weight stays a multiple of what it was, so that a core of at most 3r x 3r and one scalar per layer and family
+    carry everything, under every rule that combines past weights and gradients linearly: schedules, coupled and
+    decoupled decay, heavy ball, Nesterov (Yaras et al. 2023, arXiv 2306.01154; theory §2).
 
-    - d_y = d_x = d > 2r: B_0 = orth[V_P, Qᵀ U_P], of at most 2r columns, and B_l = Q_l B_{l−1};
-    - d_y = r, d_x = d > 2r: B_0 = orth[V_P, Qᵀ], B_l = Q_l B_{l−1} for l < L, and B_L = I.
-
-    ValueError naming the condition, by how much it is violated and the remedy: a start that is not
-    orthogonal, inputs that are not white, shapes that the theorem does not cover, no room for an inert block.
+    With runs side by side, one core per run. ValueError where the theorem does not apply, see
+    :func:`invariant_frames`; masked objectives and elementwise rules such as Adam are not covered by it.
 
     >>> from lowdyn.problems import Factorization, low_rank_target
     >>> generator = torch.Generator().manual_seed(0)
-    >>> net = DeepLinearNetwork((20, 20, 20), 0.1, generator=generator)
-    >>> frames = invariant_frames(net, Factorization(low_rank_target(20, 20, rank=2, generator=generator)))
-    >>> [tuple(basis.shape) for basis in frames.bases], frames.inert_dim
-    ([(20, 4), (20, 4), (20, 4)], 16)
+    >>> net = DeepLinearNetwork((40, 40, 40), 0.1, generator=generator)
+    >>> problem = Factorization(low_rank_target(40, 40, rank=2, generator=generator))
+    >>> small = reduce_network(net, problem)
+    >>> [tuple(w.shape) for w in small.core.weights], small.inert[0].dim
+    ([(4, 4), (4, 4)], 36)
     """
-    weights = [weight.to(torch.float64) for weight in network.weights]
-    problem = problem.to(torch.float64, weights[0].device)
-    if weights[0].ndim != 2:
-        raise ValueError("frames are found for one network at a time; take network.run(i)")
-    width, (outputs, inputs) = weights[0].shape[1], problem.shape
-    if (weights[-1].shape[0], width) != (outputs, inputs):
-        raise ValueError(f"the network maps {width} -> {weights[-1].shape[0]}, the problem {inputs} -> {outputs}")
-    if any(size != width for size in network.sizes[:-1]):
-        raise ValueError(
-            f"the theorem needs square weights up to the last; the sizes are {network.sizes}. "
-            "Give every hidden layer the width of the input"
+    if not isinstance(network, DeepLinearNetwork):
+        raise TypeError(f"only a DeepLinearNetwork is reduced exactly, got {type(network).__name__}")
+    if not isinstance(problem, LeastSquares):
+        raise TypeError(
+            f"the theorem covers Factorization and Regression, not {type(problem).__name__}: a masked or weighted "
+            "objective moves all directions; compress the network instead"
         )
-    orthogonals, scales = zip(
-        *(_orthogonal_part(weight, layer) for layer, weight in enumerate(weights, 1)), strict=True
+    if network.runs is not None:
+        return _side_by_side(
+            [
+                reduce_network(
+                    network.run(index),
+                    problem if problem.runs is None else _only(problem.select(torch.tensor([index]))),
+                )
+                for index in range(network.runs)
+            ],
+            network,
+            problem,
+        )
+    frames = invariant_frames(network, problem)
+    dtype = network.weights[0].dtype
+    cores = []
+    for weight, right, left in zip(network.weights, frames.bases[:-1], frames.bases[1:], strict=True):
+        cores.append(left.mT @ weight.to(torch.float64) @ right)
+    scalars = [
+        DeepLinearNetwork.from_weights(
+            torch.full((1, 1), scale if family.passes or layer < network.depth else 0.0, dtype=dtype)
+            for layer, scale in enumerate(frames.init_scales, start=1)
+        )
+        for family in frames.families
+    ]
+    core = DeepLinearNetwork.from_weights(weight.to(dtype) for weight in cores)
+    start = [weight.clone() for weight in network.weights]
+    return ReducedNetwork(start, [frames], core, scalars, problem, _core_problem(frames, problem, dtype))
+
+
+def _core_problem(frames: Frames, problem: LeastSquares, dtype: torch.dtype) -> LeastSquares:
+    """Return the objective of the core: ½ s ‖W̃ X̃ − Ỹ‖² plus what no matrix reaches."""
+    problem = problem.to(torch.float64)
+    right, left = frames.bases[0], frames.bases[-1]
+    if problem.inputs is None:
+        return LeastSquares(None, left.mT @ problem.targets @ right, problem.scale).to(dtype)
+    # X̃ X̃ᵀ = B_0ᵀ X Xᵀ B_0 = α times a projection: as few columns as it has dimensions.
+    u, values, _ = torch.linalg.svd(right.mT @ problem.inputs, full_matrices=False)
+    inputs = u[:, values > 0.5 * frames.stretch**0.5] * frames.stretch**0.5
+    targets = left.mT @ (problem.correlation @ (right @ inputs)) / frames.stretch
+    rest = problem.loss_of(problem.correlation @ problem.inputs / frames.stretch - problem.targets)
+    return LeastSquares(inputs, targets, problem.scale, rest).to(dtype)
+
+
+def _side_by_side(small: list[ReducedNetwork], network: DeepLinearNetwork, problem: LeastSquares) -> ReducedNetwork:
+    sizes = {one.core.sizes for one in small} | {tuple(f.dim for f in one.inert) for one in small}
+    if len(sizes) > 2:
+        raise ValueError(f"the runs reduce to different sizes {sizes}; reduce them one by one")
+    problems = [one._core_problem for one in small]
+    inputs = [one.inputs for one in problems if one.inputs is not None]
+    return ReducedNetwork(
+        [weight.clone() for weight in network.weights],
+        [one._frames[0] for one in small],
+        _stacked([one.core for one in small]),
+        [_stacked(list(family)) for family in zip(*(one._scalars for one in small), strict=True)],
+        problem,
+        LeastSquares(
+            torch.stack(inputs) if inputs else None,
+            torch.stack([one.targets for one in problems]),
+            problems[0].scale,
+            torch.stack([one.constant for one in problems]),
+        ),
     )
-    stretch = _whiteness(problem)
-    left, values, right_t = torch.linalg.svd(problem.correlation, full_matrices=False)
-    rank = int((values > max(outputs, inputs) * torch.finfo(values.dtype).eps * values[0]).sum())
-    square = outputs == width
-    if not square and outputs != rank:
-        raise ValueError(
-            f"the target has rank {rank} and {outputs} outputs for {width} inputs; the frames are built for d_y = d_x "
-            f"and for d_y = rank"
-        )
-    targets = left[:, :rank] if square else torch.eye(outputs, dtype=torch.float64, device=left.device)
-    pulled = reduce(lambda basis, q: q.mT @ basis, reversed(orthogonals), targets)
-    first = orthonormal_basis(right_t[:rank].mT, pulled, tolerance=1e-10)
-    if first.shape[1] >= width:
-        raise ValueError(
-            f"no room for an inert block: the active subspace has {first.shape[1]} dimensions (at most 2·rank, "
-            f"rank {rank}) and the width is {width}; widen the network beyond twice the rank"
-        )
-    bases = [first]
-    for q in orthogonals:
-        bases.append(q @ bases[-1])
-    if not square:
-        bases[-1] = targets
-        scales = (*scales[:-1], 0.0)
-    return Frames(tuple(bases), scales, stretch)
+
+
+def _stacked(networks: list[DeepLinearNetwork]) -> DeepLinearNetwork:
+    return DeepLinearNetwork.from_weights(
+        torch.stack(weights) for weights in zip(*(one.weights for one in networks), strict=True)
+    )
+
+
+def _only(problem: LeastSquares) -> LeastSquares:
+    """Return a problem of one run without its leading dimension."""
+    inputs, targets, constant = problem.inputs, problem.targets, problem.constant
+    return LeastSquares(
+        inputs[0] if inputs is not None and inputs.ndim == 3 else inputs,
+        targets[0] if targets.ndim == 3 else targets,
+        problem.scale,
+        constant[0] if constant.ndim else constant,
+    )
+
+
+def _same(first: LeastSquares, second: LeastSquares) -> bool:
+    if first is second:
+        return True
+    pairs = ((first.inputs, second.inputs), (first.targets, second.targets))
+    return first.scale == second.scale and all(
+        one is other or (one is not None and other is not None and torch.equal(one, other)) for one, other in pairs
+    )
 
 
 def inert_scales(frames: Frames, problem: LeastSquares, descent: Descent, steps: int, every: int = 1) -> np.ndarray:
-    """Return ρ_l(t), the one scale of all inert directions of layer l, at steps 0, every, …, shape (records, L).
+    """Return ρ_l(t), the scale of the inert directions of layer l, at steps 0, every, …, shape (records, L).
 
     The inert blocks are multiples of an isometry with no target: each obeys the scalar recursion
     ρ_l ← ρ_l (1 − ηλ − ηα Π_{j≠l} ρ_j²) (theory §2). That is the descent of a network of 1 x 1 weights towards
     0, so it is run as that, with every feature of the step rule; when the last layer has no complement its
-    scale is 0 and the others only decay.
+    scale is 0 and the others only decay. Of several families it is the first.
 
-    >>> frames = Frames((torch.eye(3)[:, :2],) * 3, init_scales=(1.0, 1.0), stretch=1.0)
+    >>> from lowdyn.dynamics.frames import Family
+    >>> frames = Frames((torch.eye(3)[:, :2],) * 3, (1.0, 1.0), 1.0, (Family(1, 1.0, passes=True),))
     >>> from lowdyn.problems import Factorization
     >>> problem = Factorization(torch.zeros(3, 3), reduction="sum")
     >>> inert_scales(frames, problem, Descent(lr=0.1), steps=1)[:, 0].tolist()
     [1.0, 0.9]
     """
-    scalars = DeepLinearNetwork.from_weights([[scale]] for scale in frames.init_scales)
-    nothing = LeastSquares(None, torch.zeros(1, 1, dtype=torch.float64), problem.scale * frames.stretch)
+    family = frames.families[0]
+    scales = frames.init_scales if family.passes else (*frames.init_scales[:-1], 0.0)
+    scalars = DeepLinearNetwork.from_weights([[scale]] for scale in scales)
+    nothing = LeastSquares(None, torch.zeros(1, 1, dtype=torch.float64), problem.scale * family.stretch)
     trajectory = gradient_descent(scalars, nothing, descent, steps, record=_Scalars(), every=every)
     return np.asarray(trajectory["scale"].values)
 
@@ -134,32 +320,3 @@ class _Scalars:
 
     def __call__(self, step: int) -> Record:
         return {"scale": (("layer",), np.array([weight.item() for weight in self.model.weights]))}
-
-
-def _orthogonal_part(weight: Tensor, layer: int) -> tuple[Tensor, float]:
-    """Return Q_l and ε_l of a weight ε_l Q_l with orthonormal rows; ValueError if it is none."""
-    scale = float(weight.norm()) / min(weight.shape) ** 0.5
-    q = weight / scale
-    violation = float((q @ q.mT - torch.eye(q.shape[0], dtype=q.dtype, device=q.device)).abs().max())
-    if weight.shape[0] > weight.shape[1] or violation > TOLERANCE:
-        raise ValueError(
-            f"weight {layer} is not a multiple of an orthogonal matrix (W Wᵀ/ε² departs from I by {violation:.1e}); "
-            "the theorem starts from DeepLinearNetwork(…, start=orthogonal)"
-        )
-    return q, scale
-
-
-def _whiteness(problem: LeastSquares) -> float:
-    """Return the α of X Xᵀ = α I; ValueError if the inputs are not white."""
-    if problem.inputs is None:
-        return 1.0
-    gram = problem.inputs @ problem.inputs.mT
-    stretch = float(torch.diagonal(gram).mean())
-    identity = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    violation = float((gram / stretch - identity).abs().max())
-    if violation > TOLERANCE:
-        raise ValueError(
-            f"the inputs are not white (X Xᵀ/α departs from I by {violation:.1e}); "
-            "precondition them with lowdyn.linalg.whiten"
-        )
-    return stretch

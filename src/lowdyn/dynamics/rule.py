@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
 
 from lowdyn.arguments import checked_number
 
@@ -12,7 +15,8 @@ from lowdyn.arguments import checked_number
 class Descent:
     """A step rule with torch.optim.SGD's conventions to the letter.
 
-    ``lr`` is a number, or a function of the step (0 for the first update). With weight decay λ the gradient
+    ``lr`` is a number, a function of the step (0 for the first update), or one number per run for networks that
+    train side by side. With weight decay λ the gradient
     is G + λ W, or, ``decoupled``, the weights shrink by 1 − lr λ before the step as in AdamW; the momentum
     buffer is v ← μ v + G, and the update W ← W − lr v (heavy ball) or W − lr (G + μ v) (Nesterov).
     ``factor_rates`` multiplies lr per factor, first layer first: the discrepant learning rate.
@@ -23,7 +27,7 @@ class Descent:
     0.0
     """
 
-    lr: float | Callable[[int], float]
+    lr: float | Callable[[int], float] | Sequence[float]
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -31,7 +35,10 @@ class Descent:
     factor_rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.lr):
+        if isinstance(self.lr, Sequence | Tensor | np.ndarray):
+            rates = tuple(checked_number("every lr", float(rate), at_least=0.0) for rate in self.lr)
+            object.__setattr__(self, "lr", rates)
+        elif not callable(self.lr):
             checked_number("lr", self.lr, at_least=0.0)
         checked_number("momentum", self.momentum, at_least=0.0)
         checked_number("weight_decay", self.weight_decay, at_least=0.0)
@@ -41,11 +48,11 @@ class Descent:
             rates = tuple(checked_number("every factor rate", rate, at_least=0.0) for rate in self.factor_rates)
             object.__setattr__(self, "factor_rates", rates)
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of update ``step``; ValueError if a schedule gives no finite number ≥ 0."""
+    def rate(self, step: int) -> float | tuple[float, ...]:
+        """Return the learning rate of update ``step``, one or one per run; ValueError if a schedule gives no rate."""
         if callable(self.lr):
             return checked_number(f"lr({step})", self.lr(step), at_least=0.0)
-        return float(self.lr)
+        return self.lr if isinstance(self.lr, tuple) else float(self.lr)  # type: ignore[arg-type]
 
     def rates_of_factors(self, depth: int) -> tuple[float, ...]:
         """Return the multiplier of each of ``depth`` factors; ValueError if ``factor_rates`` has another length."""
