@@ -16,6 +16,7 @@ _HOMES = {
     "Spectra": "lowdyn.observe",
     "Tracker": "lowdyn.observe",
     "layer_metrics": "lowdyn.observe",
+    "reduce_network": "lowdyn.dynamics",
     "train": "lowdyn.training",
 }
 
@@ -28,11 +29,12 @@ __all__ = [
     "__version__",
     "gradient_descent",
     "layer_metrics",
+    "reduce_network",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from lowdyn.dynamics import Descent, gradient_descent
+    from lowdyn.dynamics import Descent, gradient_descent, reduce_network
     from lowdyn.networks import DeepLinearNetwork
     from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
     from lowdyn.training import train

@@ -69,6 +69,49 @@ def orthonormal_basis(*blocks: Tensor, tolerance: float | None = None) -> Tensor
     return u[:, :rank]
 
 
+def orthonormal_complement(basis: Tensor) -> Tensor:
+    """Return an orthonormal basis (d, d − k) of the complement of an orthonormal ``basis`` (d, k).
+
+    >>> orthonormal_complement(torch.eye(3)[:, :1]).shape
+    torch.Size([3, 2])
+    """
+    complete, _ = torch.linalg.qr(basis, mode="complete")
+    return complete[:, basis.shape[1] :]
+
+
+def low_rank_factors(matrix: Tensor, *, tolerance: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U (m, r), σ (r,), V (n, r) with ‖A − U diag(σ) Vᵀ‖_F ≤ tolerance · ‖A‖_F, measured, not assumed.
+
+    A random projection of growing width finds the range and the residual certifies it (Halko, Martinsson and
+    Tropp 2011, arXiv 0909.4061), at O(m n r) where an SVD costs O(m n min(m, n)); a matrix of high rank ends in
+    the SVD. Singular values below the tolerance, by default max(m, n) · eps, are left out. The generator of the
+    projection is this function's own, so that the same matrix gives the same factors.
+
+    >>> u, values, v = low_rank_factors(torch.outer(torch.arange(1.0, 4.0), torch.ones(5)))
+    >>> u.shape, v.shape, round(float(values[0]), 4)
+    (torch.Size([3, 1]), torch.Size([5, 1]), 8.3666)
+    """
+    rows, columns = matrix.shape
+    smaller = min(rows, columns)
+    if tolerance is None:
+        tolerance = max(rows, columns) * torch.finfo(matrix.dtype).eps
+    generator = torch.Generator().manual_seed(0)
+    norm, width = matrix.norm(), 16
+    while 4 * width < smaller:
+        probe = torch.randn(columns, width, generator=generator, dtype=matrix.dtype).to(matrix.device)
+        basis, _ = torch.linalg.qr(matrix @ probe)
+        core = basis.mT @ matrix
+        if float((matrix - basis @ core).norm()) <= tolerance * float(norm):
+            left, values, right_t = torch.linalg.svd(core, full_matrices=False)
+            left = basis @ left
+            break
+        width *= 4
+    else:
+        left, values, right_t = torch.linalg.svd(matrix, full_matrices=False)
+    kept = values > tolerance * values[0]
+    return left[:, kept], values[kept], right_t[kept].mT
+
+
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
     """Principal angles in radians, largest first, between the spans of two orthonormal bases.
 

@@ -1,10 +1,11 @@
 """Dynamics: full-batch descent, its exact reduction, and what theory predicts of it."""
 
 from lowdyn.dynamics.descent import DivergenceError, gradient_descent
-from lowdyn.dynamics.prediction import stable_lr
 from lowdyn.dynamics.frames import Family, Frames, invariant_frames
+from lowdyn.dynamics.prediction import stable_lr
 from lowdyn.dynamics.reduction import ReducedNetwork, inert_scales, reduce_network
 from lowdyn.dynamics.rule import Descent
+from lowdyn.dynamics.sampling import SampledNetwork, sample_reduced_network
 
 __all__ = [
     "Descent",
@@ -12,9 +13,11 @@ __all__ = [
     "Family",
     "Frames",
     "ReducedNetwork",
+    "SampledNetwork",
     "gradient_descent",
     "inert_scales",
     "invariant_frames",
     "reduce_network",
+    "sample_reduced_network",
     "stable_lr",
 ]

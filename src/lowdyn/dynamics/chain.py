@@ -28,9 +28,21 @@ class Part:
     rectified: tuple[bool, ...] = ()
 
 
+def total_loss(parts: Sequence[Part], weights: Sequence[list[Tensor]] | None = None) -> Tensor:
+    """Return the loss of linear ``parts`` together, at their own weights or at others of the same shapes."""
+    total = torch.zeros(())
+    for part, chain in zip(parts, weights or [part.weights for part in parts], strict=True):
+        product = chain[0]
+        for weight in chain[1:]:
+            product = weight @ product
+        total = total + part.multiplicity * part.problem.loss(product)
+    return total
+
+
 class Loop(ABC):
     """The state of one call of gradient_descent: the parts that train, and which of the runs side by side still do."""
 
+    check_every = 100  # steps between looks at whether the loss is still finite
     multiply_adds: int
     """Multiply-adds of the largest product of a step, over all runs."""
 

@@ -6,6 +6,7 @@ numba is imported with this module, which is therefore imported where a reduced 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowdyn.dynamics.chain import Loop, Part
+from lowdyn.dynamics.chain import Loop, Part, total_loss
 from lowdyn.dynamics.rule import Descent
 
 Array = NDArray[np.floating]
@@ -21,7 +22,7 @@ MULTIPLE = 4  # sizes are padded with zeros to a multiple of this; zeros stay ze
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
-def _update(weight, velocity, gradient, rate, momentum, nesterov, decay, decoupled):  # type: ignore[no-untyped-def]
+def _update(weight, velocity, gradient, rate, momentum, nesterov, decay, decoupled):
     """torch.optim.SGD's step on one number (or AdamW's decay); returns the new weight and velocity."""
     if decoupled:
         weight *= 1.0 - rate * decay
@@ -47,7 +48,7 @@ def _descend(
     rule,
     buffers,
     slopes,
-):  # type: ignore[no-untyped-def]  # noqa: E501
+):
     """Run len(rates) updates of one core (L, K, K) and its scalar families (F, L), in place.
 
     The core follows ½ scale ‖W_L … W_1 X − Y‖², with X, Y (K, K); a family follows ½ scale·stretch (Πρ)².
@@ -125,7 +126,7 @@ def _descend_all(
     rule,
     buffers,
     slopes,
-):  # type: ignore[no-untyped-def]  # noqa: E501
+):
     """Run every run's core and scalars (leading dimension of all arrays), each on one thread."""
     for run in numba.prange(len(weights)):
         _descend(
@@ -149,12 +150,14 @@ def _descend_all(
 class CompiledLoop(Loop):
     """The state of one call for a reduced network: its core and its scalars, packed into arrays of one size."""
 
+    check_every = 1000  # a look costs as much as some twenty steps
+
     def __init__(self, parts: Sequence[Part], descent: Descent) -> None:
         super().__init__(parts)
         self.parts = parts
         self.descent = descent
         core = parts[0]
-        self.problems = [part.problem for part in parts]
+        self.current = list(parts)  # with the problems of the runs still training
         depth = len(core.weights)
         self.factor_rates = np.array(descent.rates_of_factors(depth))
         inputs = core.problem.inputs
@@ -199,19 +202,14 @@ class CompiledLoop(Loop):
         if runs > 1:
             _descend_all(*arrays, core.inputs is None, core.scale, *families, *settings)
         else:
-            first = [array[0] for array in arrays], [array[0] for array in families]
-            last = (table[0], self.factor_rates, rule, self.buffers[0], self.slopes[0])
-            _descend(*first[0], core.inputs is None, core.scale, *first[1], *last)
+            one, scalars = [array[0] for array in arrays], [array[0] for array in families]
+            _descend(
+                *one, core.inputs is None, core.scale, *scalars, table[0], *settings[1:3], *(b[0] for b in settings[3:])
+            )
 
     def loss(self) -> Tensor:
         """Return the loss at the present weights, of all parts together; one number, or one per run still training."""
-        total = torch.zeros(())
-        for part, problem, weights in zip(self.parts, self.problems, self._unpacked(), strict=True):
-            product = weights[0]
-            for weight in weights[1:]:
-                product = weight @ product
-            total = total + part.multiplicity * problem.loss(product)
-        return total
+        return total_loss(self.current, self._unpacked())
 
     def _unpacked(self) -> list[list[Tensor]]:
         """The matrices of every part, as views of the arrays, of the runs still training."""
@@ -238,5 +236,5 @@ class CompiledLoop(Loop):
     def _select(self, chosen: Tensor) -> None:
         for name in ("weights", "velocities", "inputs", "targets", "scalars", "speeds", "stretches"):
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[chosen.numpy()]))
-        self.problems = [problem.select(chosen) for problem in self.problems]
+        self.current = [replace(part, problem=part.problem.select(chosen)) for part in self.current]
         self._buffer()

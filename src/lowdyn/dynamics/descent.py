@@ -20,7 +20,6 @@ from lowdyn.dynamics.rule import Descent
 from lowdyn.problems import LeastSquares
 from lowdyn.trajectory import Probe, Recorder
 
-CHECK_EVERY = 100  # steps between looks at whether the loss is still finite
 SMALL = 4e6  # multiply-adds of a product below which a second thread costs more than it brings
 
 
@@ -120,7 +119,7 @@ def gradient_descent(
                     run.keep(~below)
             if step == steps:
                 break
-            stop = min(steps, step + every - step % every, step + CHECK_EVERY - step % CHECK_EVERY)
+            stop = min(steps, step + every - step % every, step + run.check_every - step % run.check_every)
             run.advance([run.rate(descent.rate(one)) for one in range(step, stop)])
             step = stop
     return recorder.dataset(attrs)

@@ -91,9 +91,8 @@ def invariant_frames(network: DeepLinearNetwork, problem: LeastSquares) -> Frame
     parts = [_orthogonal_part(weight, layer) for layer, weight in enumerate(weights, start=1)]
     orthogonals, scales = [q for q, _ in parts], tuple(scale for _, scale in parts)
     stretch, seen = _whiteness(problem)
-    left, values, right_t = torch.linalg.svd(problem.correlation, full_matrices=False)
-    rank = int((values > max(outputs, inputs) * torch.finfo(values.dtype).eps * values[0]).sum())
-    targets, rows = left[:, :rank], right_t[:rank].mT
+    targets, values, rows = problem.factors()
+    rank = len(values)
 
     def push(basis: Tensor) -> Tensor:
         return reduce(lambda vectors, q: q @ vectors, orthogonals, basis)
@@ -106,7 +105,7 @@ def invariant_frames(network: DeepLinearNetwork, problem: LeastSquares) -> Frame
         keeps.append(lambda basis: seen @ (seen.mT @ basis))
     if outputs < width and (seen is not None or outputs == rank):
         # Two projections need not close; with all outputs active the second maps into what is there already.
-        targets = torch.eye(outputs, dtype=torch.float64, device=left.device)
+        targets = torch.eye(outputs, dtype=torch.float64, device=rows.device)
     elif outputs < width:
         keeps.append(lambda basis: pull(push(basis)))
     first = _closure([rows, pull(targets)], keeps)

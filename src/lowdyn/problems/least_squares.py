@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowdyn.arguments import checked_choice, checked_matrix
+from lowdyn.linalg import low_rank_factors
 
 
 class LeastSquares:
@@ -63,6 +64,19 @@ class LeastSquares:
     def correlation(self) -> Tensor:
         """Φ = Y Xᵀ (…, d_y, d_x), all that whitened dynamics sees of the data (theory §1)."""
         return self.targets if self.inputs is None else self.targets @ self.inputs.mT
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the singular value decomposition of Φ up to its numerical rank: U_P (d_y, r), S (r,), V_P (d_x, r)."""
+        return low_rank_factors(self.correlation)
+
+    def same_as(self, other: LeastSquares) -> bool:
+        """Return whether ``other`` is this very objective, number by number."""
+        if self is other:
+            return True
+        pairs = ((self.inputs, other.inputs), (self.targets, other.targets))
+        return self.scale == other.scale and all(
+            one is two or (one is not None and two is not None and torch.equal(one, two)) for one, two in pairs
+        )
 
     def solution(self) -> Tensor:
         """Return the minimiser of smallest norm, Y X⁺ (…, d_y, d_x)."""
