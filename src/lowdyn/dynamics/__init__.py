@@ -3,9 +3,10 @@
 from lowdyn.dynamics.descent import DivergenceError, gradient_descent
 from lowdyn.dynamics.frames import Family, Frames, invariant_frames
 from lowdyn.dynamics.prediction import stable_lr
-from lowdyn.dynamics.reduction import ReducedNetwork, inert_scales, reduce_network
+from lowdyn.dynamics.reduction import ReducedNetwork, reduce_network
 from lowdyn.dynamics.rule import Descent
 from lowdyn.dynamics.sampling import SampledNetwork, sample_reduced_network
+from lowdyn.dynamics.small import SmallNetwork, inert_scales
 
 __all__ = [
     "Descent",
@@ -14,6 +15,7 @@ __all__ = [
     "Frames",
     "ReducedNetwork",
     "SampledNetwork",
+    "SmallNetwork",
     "gradient_descent",
     "inert_scales",
     "invariant_frames",

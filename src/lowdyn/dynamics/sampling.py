@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowdyn.arguments import checked_count, checked_generator, checked_number
 from lowdyn.dynamics.frames import Family
-from lowdyn.dynamics.reduction import SmallNetwork, starting_scalars
+from lowdyn.dynamics.small import SmallNetwork, starting_scalars
 from lowdyn.linalg import orthonormal_complement, random_orthogonal
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import LeastSquares
