@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 ID = "C8"
 TITLE = "Nearly invariant without whitening"
 CLAIM = (
-    "On Gaussian inputs that are not white the square weights still learn in about 2d_y directions: W_l(t) − W_l(0) has at "
-    "most 5 % of its norm outside its top 2d_y directions."
+    "On Gaussian inputs that are not white the square weights still learn in about 2d_y directions: W_l(t) − W_l(0) has "
+    "at most 5 % of its norm outside its top 2d_y directions."
 )
 SOURCE = "Lecture, 'Evolution of singular spaces in more generic settings'; Yaras et al. 2023, arXiv 2306.01154"
 PUBLISHED = "A picture. Measured with the authors' settings: 0.6–1.7 % outside; the bulk stays within 6e-4 of ε."
@@ -32,11 +32,12 @@ def check(datasets: Datasets) -> list[Check]:
     square = data.sel(layer=slice(1, settings["depth"] - 1))
     active = 2 * settings["outputs"]
     values = square["update_values"]
-    outside = np.sqrt((values.isel(index=slice(active, None)) ** 2).sum("index") / (values**2).sum("index"))
+    energy = (values**2).transpose(..., "index").values
+    outside = np.sqrt(energy[..., active:].sum(axis=-1) / energy.sum(axis=-1))
     moved = abs(square["singular_values"] - settings["init_scale"]).transpose(..., "index").values
     bulk = np.sort(moved, axis=-1)[..., settings["width"] - active - 1]  # all but the 2·d_y that move most
     return [
-        at_most("norm of the update outside its top 2d_y directions, largest", float(outside.values.max()), 0.05),
+        at_most("norm of the update outside its top 2d_y directions, largest", float(outside.max()), 0.05),
         shown("the same, smallest over layers and seeds", float(outside.min()), "0.006 … 0.017"),
         shown("largest departure of the bulk from ε", float(bulk.max()), 6e-4),
         shown(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ID = "C10"
 TITLE = "Compressed factorization follows the original"
 CLAIM = (
-    "From a small start, descent on 2r x 2r factors between two frozen frames follows descent on the full d x d factors: "
+    "From a small start, descent on 2r x 2r factors between two frozen frames follows descent on the full d x d ones: "
     "end to end they differ by at most 2 Πρ √(d − 2r)."
 )
 SOURCE = "Lecture, 'Deep matrix factorization'; Yaras et al. 2023, arXiv 2306.01154; Kwon et al. 2024, arXiv 2311.05061"
