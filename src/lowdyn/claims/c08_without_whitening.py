@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ID = "C8"
 TITLE = "Nearly invariant without whitening"
 CLAIM = (
-    "On Gaussian inputs that are not white the square weights still learn in about 2d_y directions: W_l(t) − W_l(0) has "
+    "On Gaussian inputs that are not white, square weights still learn in about 2d_y directions: W_l(t) − W_l(0) has "
     "at most 5 % of its norm outside its top 2d_y directions."
 )
 SOURCE = "Lecture, 'Evolution of singular spaces in more generic settings'; Yaras et al. 2023, arXiv 2306.01154"

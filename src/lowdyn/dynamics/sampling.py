@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,11 +26,17 @@ class SampledNetwork(SmallNetwork):
         super().__init__(**small)  # type: ignore[arg-type]
         self.overlap = overlap
         self._seed = seed
+        self._active: tuple[Tensor, ...] | None = None
 
-    @cached_property
+    @property
     def active(self) -> tuple[Tensor, ...]:
         """Bases B_0 … B_L of the active subspaces, (d_l, k_l): B_0 holds V_P, B_L the columns U_P of the target;
         those between are independent and uniform."""
+        if self._active is None:
+            self._active = self._draw_active()
+        return self._active
+
+    def _draw_active(self) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(self._seed)
         left, values, right = self._problem.factors()
         rank = len(values)

@@ -44,6 +44,11 @@ class SmallNetwork:
         self._scalars, self._problem, self._core_problem = scalars, problem, core_problem
 
     @property
+    def active(self) -> tuple[Tensor, ...]:
+        """Bases B_0 … B_L of the active subspaces, (d_l, k_l), or (runs, d_l, k_l)."""
+        raise AttributeError("a small network by itself does not know where in the full width it lies")
+
+    @property
     def runs(self) -> int | None:
         """Number of networks side by side; None when there is one."""
         return self.core.runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lowdyn.arguments import checked_count
-from lowdyn.linalg import principal_angles
+from lowdyn.dynamics.small import SmallNetwork
 from lowdyn.observe.matrices import select, weight_matrices
+from lowdyn.observe.reduced import ReducedSpectraLook
+from lowdyn.observe.turning import Reference, against_active, against_reference, groups_of, resolved_of, warn_of
 from lowdyn.trajectory import Record
 
 Bases = Mapping[str, tuple[Tensor, Tensor]]
@@ -62,8 +63,12 @@ class Spectra:
         if not isinstance(self.reference, Mapping):
             checked_count("reference", self.reference)
 
-    def begin(self, model: nn.Module) -> SpectraLook:
-        """Start looking at ``model``; nothing is read before the first record."""
+    def begin(self, model: nn.Module | SmallNetwork) -> SpectraLook | ReducedSpectraLook:
+        """Start looking at ``model``, a module or a reduced network; nothing is read before the first record."""
+        if isinstance(model, SmallNetwork):
+            if isinstance(self.reference, Mapping) or self.layers is not None:
+                raise ValueError("of a reduced network Spectra records every layer, against a step")
+            return ReducedSpectraLook(model, self.top, self.reference, self.prefix)
         readers = weight_matrices(model, self.layers)
         if isinstance(self.reference, Mapping):
             for name in readers:
@@ -83,7 +88,7 @@ class SpectraLook:
             "index": np.arange(self.length),
             "part": list(PARTS),
         }
-        self.references: dict[str, _Reference] = {}
+        self.references: dict[str, Reference] = {}
 
     def __call__(self, step: int) -> Record:
         """Return the record of the present weights."""
@@ -98,7 +103,7 @@ class SpectraLook:
                 seen[f"{side}_angles"], seen[f"{side}_turn"] = self._padded(angles), turns.cpu().numpy()
             for variable, column in seen.items():
                 columns.setdefault(variable, []).append(column)
-        self._warn()
+        warn_of(self.references.items())
         runs = () if columns["singular_values"][0].ndim == 1 else ("run",)
         return {
             self.probe.prefix + variable: (
@@ -115,95 +120,20 @@ class SpectraLook:
     def _angles(
         self, name: str, side: str, index: int, basis: Tensor, values: Tensor, shape: torch.Size, step: int
     ) -> tuple[Tensor, Tensor]:
-        groups = _groups(values.shape[-1], self.probe.top)
+        groups = groups_of(values.shape[-1], self.probe.top)
         # Beyond min(out, in) the longer side has a null space, whose singular value is 0.
-        resolved = _resolved(values, groups, open_end=shape[-2 + index] > values.shape[-1])
+        resolved = resolved_of(values, groups, open_end=shape[-2 + index] > values.shape[-1])
         reference = self.probe.reference
         if isinstance(reference, Mapping):
-            angles, turns = _against_active(basis, reference[name][index].to(basis), groups)
+            angles, turns = against_active(basis, reference[name][index].to(basis), groups)
         else:
             key = f"{name} {side}"
             if key not in self.references and step >= reference:
-                self.references[key] = _Reference(basis, resolved)
+                self.references[key] = Reference(basis, resolved)
             if key not in self.references:
                 unknown = torch.full_like(values, torch.nan)
                 return unknown, unknown.new_full((*values.shape[:-1], 3), torch.nan)
-            angles, turns = _against_reference(basis, self.references[key].basis, groups)
+            angles, turns = against_reference(basis, self.references[key].basis, groups)
             then = self.references[key].resolved
             resolved = (resolved[0] & then[0], resolved[1] & then[1])
         return angles.masked_fill(~resolved[0], torch.nan), turns.masked_fill(~resolved[1], torch.nan)
-
-    def _warn(self) -> None:
-        blurred = [key for key, reference in self.references.items() if reference.news()]
-        if blurred:
-            warnings.warn(
-                f"the reference spectrum of {', '.join(blurred)} is degenerate: singular vectors of equal singular "
-                "values are arbitrary, so those angles are NaN; give a later step or the active bases as reference",
-                stacklevel=4,
-            )
-
-
-class _Reference:
-    """Singular vectors of the reference, and which of them are defined; says once if some are not."""
-
-    def __init__(self, basis: Tensor, resolved: tuple[Tensor, Tensor]) -> None:
-        self.basis, self.resolved = basis, resolved
-        self.told = False
-
-    def news(self) -> bool:
-        told, self.told = self.told, True
-        return not told and not bool(self.resolved[0].all())
-
-
-def _groups(length: int, top: int) -> tuple[slice, slice, slice]:
-    leading = min(top, length)
-    trailing = min(top, length - leading)
-    return slice(0, leading), slice(leading, length - trailing), slice(length - trailing, length)
-
-
-def _resolved(values: Tensor, groups: tuple[slice, slice, slice], *, open_end: bool) -> tuple[Tensor, Tensor]:
-    """Which single directions (…, index) and which parts (…, 3) stand apart from their neighbours."""
-    infinity = torch.full_like(values[..., :1], torch.inf)
-    end = torch.zeros_like(infinity) if open_end else -infinity
-    gaps = -torch.diff(values, prepend=infinity, append=end)  # gap i lies above value i
-    least = 1e3 * values.shape[-1] * torch.finfo(values.dtype).eps * values[..., :1]
-    apart = gaps > least
-    single = apart[..., :-1] & apart[..., 1:]
-    parts = torch.stack([apart[..., part.start] & apart[..., part.stop] for part in groups], dim=-1)
-    middle = groups[1]
-    single[..., middle] = parts[..., 1:2].expand_as(single[..., middle])
-    return single, parts
-
-
-def _against_reference(basis: Tensor, reference: Tensor, groups: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
-    cosines = (basis * reference).sum(dim=-2)
-    # The sine is the length of what sticks out, which arccos could not see below 1e-8.
-    sines = (basis - reference * cosines.unsqueeze(-2)).norm(dim=-2)
-    angles = torch.atan2(sines, cosines.abs())
-    turns = torch.stack(
-        [_largest(principal_angles(basis[..., part], reference[..., part]), basis) for part in groups], dim=-1
-    )
-    middle = groups[1]
-    angles[..., middle] = turns[..., 1:2].expand_as(angles[..., middle])
-    return angles, turns
-
-
-def _against_active(basis: Tensor, active: Tensor, groups: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
-    inside = active.mT @ basis
-    outside = (basis - active @ inside).norm(dim=-2)
-    angles = torch.atan2(outside, inside.norm(dim=-2))
-    leading, middle, trailing = groups
-    turns = torch.stack(
-        [
-            _largest(principal_angles(basis[..., leading], active), basis),
-            _largest(torch.asin(torch.linalg.svdvals(inside[..., middle]).clamp(max=1.0)), basis),
-            _largest(principal_angles(basis[..., trailing], active), basis),
-        ],
-        dim=-1,
-    )
-    angles[..., middle] = turns[..., 1:2].expand_as(angles[..., middle])
-    return angles, turns
-
-
-def _largest(angles: Tensor, like: Tensor) -> Tensor:
-    return angles[..., 0] if angles.shape[-1] else like.new_zeros(like.shape[:-2])

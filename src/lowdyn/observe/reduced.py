@@ -1,0 +1,103 @@
+"""Spectra of a reduced network: the same record as of the full one, from its core, at the core's cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowdyn.dynamics.small import SmallNetwork
+from lowdyn.linalg import principal_angles
+from lowdyn.observe.turning import Reference, groups_of, resolved_of, warn_of
+from lowdyn.trajectory import Record
+
+WIDEST = 20_000  # beyond it a record of every singular value is mostly copies of one number
+
+
+class ReducedSpectraLook:
+    """Spectra of one reduced network; the inert values stand in the list as often as they occur.
+
+    Leading and trailing directions are the core's, seen in full width through the active bases. The middle
+    subspace is what they leave over. No d x d array and no d x d SVD is needed.
+    """
+
+    def __init__(self, model: SmallNetwork, top: int, reference: int, prefix: str) -> None:
+        if model.runs is not None:
+            raise ValueError("Spectra of reduced networks are of one at a time; take small.run(i)")
+        if max(model.sizes) > WIDEST:
+            raise ValueError(
+                f"width {max(model.sizes)} has too many equal singular values to record them all; "
+                "small.singular_values(layer) gives them with multiplicities"
+            )
+        self.model, self.top, self.reference, self.prefix = model, top, reference, prefix
+        self.ranks = [min(pair) for pair in zip(model.sizes[:-1], model.sizes[1:], strict=True)]
+        self.coords: dict[str, Any] = {
+            "layer": [f"W{layer}" for layer in range(1, model.depth + 1)],
+            "index": np.arange(max(self.ranks)),
+            "part": ["leading", "middle", "trailing"],
+        }
+        self.references: dict[str, Reference] = {}
+
+    def __call__(self, step: int) -> Record:
+        """Return the record of the present core."""
+        shape = (self.model.depth, max(self.ranks))
+        values = np.full(shape, np.nan)
+        angles = {side: np.full(shape, np.nan) for side in ("left", "right")}
+        turns = {side: np.full((shape[0], 3), np.nan) for side in ("left", "right")}
+        for place, rank in enumerate(self.ranks):
+            present, owners = self._values(place + 1, rank)
+            values[place, :rank] = present
+            if self.top:
+                for side in ("left", "right"):
+                    one, parts = self._angles(place + 1, side, present, owners, step)
+                    angles[side][place, :rank], turns[side][place] = one, parts
+        warn_of(self.references.items())
+        record: dict[str, Any] = {"singular_values": (("layer", "index"), values)}
+        for side in ("left", "right"):
+            record[f"{side}_angles"] = (("layer", "index"), angles[side])
+            record[f"{side}_turn"] = (("layer", "part"), turns[side])
+        return {self.prefix + name: value for name, value in record.items()}
+
+    def _values(self, layer: int, rank: int) -> tuple[Tensor, Tensor]:
+        """All singular values, descending, and which of the core's each is (−1: inert)."""
+        values, counts = self.model.singular_values(layer)
+        core = min(self.model.core.weights[layer - 1].shape)
+        owners = torch.cat([torch.arange(core), torch.full((len(values) - core,), -1)]).repeat_interleave(counts)
+        values = values.to(torch.float64).repeat_interleave(counts)
+        values = torch.nn.functional.pad(values, (0, max(0, rank - len(values))))
+        owners = torch.nn.functional.pad(owners, (0, max(0, rank - len(owners))), value=-1)
+        order = torch.sort(values, descending=True, stable=True).indices[:rank]
+        return values[order], owners[order]
+
+    def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        sizes = self.model.sizes
+        groups = groups_of(len(values), self.top)
+        resolved = resolved_of(values, groups, open_end=sizes[layer if side == "left" else layer - 1] > len(values))
+        outer = [*range(groups[0].stop), *range(groups[2].start, len(values))]
+        left, _, right_t = torch.linalg.svd(self.model.core.weights[layer - 1].to(torch.float64), full_matrices=False)
+        basis = self.model.active[layer] @ left if side == "left" else self.model.active[layer - 1] @ right_t.mT
+        own = owners[outer] >= 0
+        vectors = basis[:, owners[outer].clamp(min=0)].masked_fill(~own, torch.nan)
+        # Inert directions rest: the middle subspace turns as the core's share of it does.
+        among = owners[groups[1]]
+        whole = torch.cat([vectors, basis[:, among[among >= 0]]], dim=1)
+        key = f"W{layer} {side}"
+        if key not in self.references and step >= self.reference:
+            self.references[key] = Reference(whole, resolved)
+        angles, turns = torch.full_like(values, torch.nan), values.new_full((3,), torch.nan)
+        if key not in self.references or self.references[key].basis.shape != whole.shape:
+            return angles, turns
+        then = self.references[key]
+        lead, ends = groups[0].stop, len(outer)
+        for place, part in enumerate((slice(0, lead), slice(ends, None), slice(lead, ends))):
+            now, before = whole[:, part], then.basis[:, part]
+            if not bool((now.isnan() | before.isnan()).any()):
+                turned = principal_angles(now, before)
+                turns[place] = turned[0] if len(turned) else 0.0
+        cosines = (vectors * then.basis[:, :ends]).sum(dim=0)
+        angles[outer] = torch.atan2((vectors - then.basis[:, :ends] * cosines).norm(dim=0), cosines.abs())
+        angles[groups[1]] = turns[1]
+        angles = angles.masked_fill(~(resolved[0] & then.resolved[0]), torch.nan)
+        return angles, turns.masked_fill(~(resolved[1] & then.resolved[1]), torch.nan)
