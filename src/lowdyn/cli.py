@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -59,7 +61,7 @@ def reproduce(
         Scale, typer.Option(help="Seconds, half a minute, or the published settings a claim.")
     ] = Scale.quick,
     out: Annotated[Path, typer.Option(help="Folder for results and report.")] = Path("lowdyn-report"),
-    seed: Annotated[int, typer.Option(min=0, help="First random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="First random seed.")] = 0,
     data_dir: Annotated[
         Path | None, typer.Option(envvar="LOWDYN_DATA", help="Folder with data sets (mnist/, cifar10/, …).")
     ] = None,
@@ -73,15 +75,18 @@ def reproduce(
         _refuse(f"the data folder {data_dir} does not exist; make it, or leave --data-dir out")
     from lowdyn.claims.claim import all_claims
     from lowdyn.report import write_report
+    from lowdyn.report.results import read_results
     from lowdyn.runner import Folder, FolderError, Reproduction
 
     claims = _chosen(ids, all_claims())
     try:
         with Folder.open(out) as folder:
+            if (out / "results.json").exists():
+                read_results(out / "results.json")  # what the page could not show is refused before anything runs
             run = Reproduction(folder, scale.value, seed, data_dir, download)
             entries = _run_all(run, claims)
             page = write_report(folder.path)
-    except (FolderError, OSError) as error:
+    except (FolderError, ValueError, OSError) as error:
         _refuse(str(error))
     typer.echo(f"\nreport: {page.resolve()}")
     failed = any((entry["reason"] or "").startswith("error: ") for entry in entries)
@@ -158,6 +163,9 @@ def main() -> None:
     """Run the command."""
     # Threads that wait by spinning slow each other down as soon as anything else runs; read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek costs a letter, not the run
     app()
 
 

@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+DRAFTS = ".*.tmp"  # pattern of the files that an interrupted replacement leaves behind
+
 
 def replace_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that a reader, or a crash, sees the old file or the new, never a part."""

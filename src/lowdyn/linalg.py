@@ -155,7 +155,7 @@ def whiten(inputs: Tensor, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     checked_number("scale", scale, at_least=torch.finfo(inputs.dtype).tiny)
     d, samples = inputs.shape[-2:]
     u, values, vt = torch.linalg.svd(inputs, full_matrices=False)
-    smallest = values[..., -1] / values[..., 0]
+    smallest = torch.where(values[..., 0] > 0, values[..., -1] / values[..., 0], 0.0)
     if samples < d or bool((smallest <= max(d, samples) * torch.finfo(inputs.dtype).eps).any()):
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)} have not full row rank (smallest over largest singular "

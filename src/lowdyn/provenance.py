@@ -81,6 +81,8 @@ def _file_of(name: str) -> Path:
 
 
 def _path_of(name: str) -> Path | None:
+    if name.split(".")[0] != "lowdyn":
+        return None
     root = find_spec("lowdyn")
     assert root is not None
     assert root.origin is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +19,10 @@ from lowdyn import trajectory
 from lowdyn.claims.claim import Claim, verdict
 from lowdyn.data import DataError, DataMissing, ImageSet, available, load_images
 from lowdyn.experiments.experiment import Experiment, Settings, combine
-from lowdyn.files import replace_atomically
+from lowdyn.files import DRAFTS, replace_atomically
 from lowdyn.provenance import digest, machine, source_digest, versions
 
-MARKER = ".lowdyn"  # says that a folder is ours to write in
+MARKER, LOCK = ".lowdyn", ".lock"  # say that a folder is ours to write in, and that somebody does
 Advance = Callable[[int, int], None]  # runs done, runs in all
 
 
@@ -43,19 +45,26 @@ class Folder:
 
         if path.exists() and not path.is_dir():
             raise FolderError(f"{path} is not a folder; pass another with --out")
-        if path.is_dir() and any(path.iterdir()) and not (path / MARKER).exists():
+        ours = (path / MARKER).exists()
+        # A run killed at its first write leaves a lock and a draft of the marker, and nothing else.
+        if path.is_dir() and not ours and any(one.name != LOCK and not one.match(DRAFTS) for one in path.iterdir()):
             raise FolderError(f"{path} holds files that are not lowdyn's; pass an empty or a new folder with --out")
+        lock = FileLock(path / LOCK)
         try:
-            replace_atomically(path / MARKER, b"results of lowdyn reproduce\n")
-        except OSError as error:
-            raise FolderError(f"cannot write to {path}: {error.strerror}; pass another folder with --out") from error
-        lock = FileLock(path / ".lock")
-        try:
+            path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+            if not ours:
+                replace_atomically(path / MARKER, b"results of lowdyn reproduce\n")
         except Timeout as error:
             raise FolderError(f"{path} is in use by another run; wait for it or pass another with --out") from error
+        except OSError as error:
+            raise FolderError(f"cannot write to {path}: {error.strerror}; pass another folder with --out") from error
         try:
-            yield cls(path, lock)
+            for draft in path.rglob(DRAFTS):  # of a run that was killed
+                draft.unlink(missing_ok=True)
+            folder = cls(path, lock)
+            folder.results()
+            yield folder
         finally:
             lock.release()
 
@@ -65,16 +74,21 @@ class Folder:
         if not path.exists():
             return {}
         try:
-            return {entry["id"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            entries = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+            results = {entry["id"]: entry for entry in entries}
+            if not isinstance(entries, list) or len(results) < len(entries) or not all(map(_is_id, results)):
+                raise ValueError("every entry needs an id of its own, such as C4")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise FolderError(f"{path} is not a list of results ({error}); move it away and run again") from error
+        return results
 
     def save_result(self, entry: dict[str, Any]) -> None:
         """Put one claim's result in its place among the others."""
         results = {**self.results(), entry["id"]: entry}
         ordered = sorted(results.values(), key=lambda one: int(one["id"].removeprefix("C")))
         text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
-        replace_atomically(self.path / "results.json", text.encode())
+        # Names of files may hold what is no text; it is replaced, not fatal.
+        replace_atomically(self.path / "results.json", text.encode("utf-8", errors="replace"))
 
 
 @dataclass
@@ -97,17 +111,21 @@ class Reproduction:
         began = time.perf_counter()
         try:
             datasets = {one.name: self.experiment(one, advance) for one in claim.EXPERIMENTS}
-            key = digest([source_digest(claim.__name__), {n: d.attrs["key"] for n, d in datasets.items()}])
+            keys = {name: data.attrs["key"] for name, data in datasets.items()}
+            key = digest([self.scale, source_digest(claim.__name__), keys])
             done = self.folder.results().get(claim.ID)
-            if done is not None and done.get("key") == key and self._figure(claim).exists():
+            if done is not None and done.get("key") == key and done.get("figure") == _file_digest(self._figure(claim)):
                 return done
             checks = claim.check(datasets)
             figure = claim.draw(datasets)
-            replace_atomically(self._figure(claim), figure.to_json().encode())
+            picture = figure.to_json().encode()
+            replace_atomically(self._figure(claim), picture)
             holds = verdict(checks)
             reason = None if holds else "; ".join(check.sentence() for check in checks if check.holds is False)
             entry = self._entry(claim, datasets, key=key, holds=holds, reason=reason)
             entry["checks"] = [check.as_json() for check in checks]
+            entry["figure"] = hashlib.sha256(picture).hexdigest()  # the picture is this result's, not another run's
+            json.dumps(entry, allow_nan=False)
         except DataMissing as missing:
             entry = self._entry(claim, {}, holds=None, reason=str(missing))
         except (KeyboardInterrupt, SystemExit):
@@ -117,6 +135,8 @@ class Reproduction:
             entry = self._entry(claim, {}, holds=None, reason=f"error: {kind}{error}")
         if not entry["seconds"]:
             entry["seconds"] = round(time.perf_counter() - began, 3)
+        if entry["holds"] is None:
+            self._figure(claim).unlink(missing_ok=True)  # an earlier run's picture would be taken for this one's
         self.folder.save_result(entry)
         return entry
 
@@ -208,6 +228,18 @@ class Reproduction:
         if name not in self._images:
             self._images[name] = load_images(name, self.data_dir, download=self.download)
         return self._images[name]
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _is_id(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"C\d+", name) is not None
+
+
+def _file_digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _deciding_versions() -> dict[str, str]:

@@ -105,6 +105,12 @@ def train(
             if scheduler is not None:
                 scheduler.step()
             updates += 1
+            if not bool(value.isfinite()):
+                raise DivergenceError(
+                    f"training diverged: the loss is not finite at step {updates} (epoch {epoch + 1}); lower the "
+                    f"learning rate, {optimizer.param_groups[0]['lr']:g} at that step",
+                    recorder.dataset(),
+                )
             with torch.no_grad():
                 right = (outputs.argmax(dim=-1) == labels).sum() if not labels.is_floating_point() else torch.nan
                 totals += torch.tensor(
@@ -113,13 +119,9 @@ def train(
             if tracker is not None:
                 tracker.step()
         totals = accelerator.reduce(totals)
+        if totals[2] == 0:
+            raise ValueError(f"the loader gave no batch in epoch {epoch + 1}; pass one that can be gone through again")
         mean_loss, accuracy = (totals[:2] / totals[2]).tolist()
-        if not totals[0].isfinite():
-            raise DivergenceError(
-                f"training diverged: the loss is not finite at step {updates} (epoch {epoch + 1}); "
-                f"lower the learning rate, {optimizer.param_groups[0]['lr']:g} at that step",
-                recorder.dataset(),
-            )
         recorder.add(updates, {"loss": ((), mean_loss), "accuracy": ((), accuracy)})
         if on_epoch is not None:
             on_epoch(epoch + 1)

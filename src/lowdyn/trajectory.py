@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,31 @@ class Look(Protocol):
         ...
 
 
+def coordinates(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return the coordinates of several looks together; ValueError where two mean different things by one name."""
+    coords: dict[str, Any] = {}
+    for look in looks:
+        for name, values in look.coords.items():
+            if name in coords and list(coords[name]) != list(values):
+                raise ValueError(
+                    f"two probes give {name!r} different values; let them look at the same layers, or apart"
+                )
+            coords[name] = values
+    return coords
+
+
+def observations(looks: Sequence[Look], step: int) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """Return what several looks see; ValueError where two give the same variable (probes take a ``prefix``)."""
+    seen: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for look in looks:
+        record = look(step)
+        twice = sorted(seen.keys() & record.keys())
+        if twice:
+            raise ValueError(f"two probes record {', '.join(twice)}; give one of them a prefix")
+        seen.update(record)
+    return seen
+
+
 class Recorder:
     """Collects records step by step and stacks them into one ``xarray.Dataset`` over ``step``.
 
@@ -62,7 +87,7 @@ class Recorder:
         self.steps.append(int(step))
         for name, (dims, value) in record.items():
             self._dims[name] = ("step", *dims)
-            self._values.setdefault(name, []).append(np.asarray(value))
+            self._values.setdefault(name, []).append(np.array(value))  # a copy: the model moves on
 
     def dataset(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
         """Return all records so far as a Dataset; ``attrs`` values that are not plain become JSON text."""
@@ -81,6 +106,8 @@ def plain_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str | int | float:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, str):
         return str(value)  # subclasses, such as torch's version, are not known to netCDF
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -110,5 +137,5 @@ def load(path: str | Path) -> xr.Dataset:
     try:
         with xr.open_dataset(path, engine="h5netcdf") as file:
             return file.load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a complete netCDF trajectory: {error}") from error

@@ -32,8 +32,12 @@ def check(datasets: Datasets) -> list[Check]:
     checks = []
     for settings, cell in each_cell(datasets[DEPTHS.name]):
         activation, depth = settings["activation"], settings["depth"]
-        _, r_squared = decay(cell)
+        ratios, r_squared = decay(cell)
         checks.append(at_least(f"R² of log D_l, {NAMES[activation]}, L = {depth}", r_squared.min(), LIMITS[activation]))
+        largest = float(ratios.max())
+        checks.append(
+            Check(f"D_{{l+1}}/D_l, {NAMES[activation]}, L = {depth}, largest", largest, "< 1", None, largest < 1)
+        )
         if (activation, depth) == ("linear", 8):
             mean = cell["within_between_ratio"].mean("seed").values
             published = PUBLISHED.removeprefix("Linear, L = 8: D_l = ").rstrip(".")

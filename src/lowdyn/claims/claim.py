@@ -31,10 +31,7 @@ class Check:
 
     def as_json(self) -> dict[str, Any]:
         """Return the check as plain JSON values."""
-        plain = asdict(self)
-        if isinstance(self.measured, float) and not np.isfinite(self.measured):
-            plain["measured"] = str(self.measured)
-        return plain
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     def sentence(self) -> str:
         """Return the check in words: what was measured, and what was expected.
@@ -65,6 +62,12 @@ class Claim(Protocol):
     def draw(self, datasets: Datasets) -> Figure:
         """Draw the picture; no computation beyond selection."""
         ...
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as Python's own, and what JSON has no number for as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def all_claims() -> dict[str, Claim]:

@@ -80,9 +80,9 @@ class Loop(ABC):
         rates = torch.tensor(rate, dtype=torch.float64)
         return rates if self.active is None else rates[self.active.cpu()]
 
-    def spread(self, loss: Tensor) -> np.ndarray:
-        """Return one loss per run of the call, NaN for those that have ended."""
-        values = np.full(self.runs or 1, np.nan)
+    def spread(self, loss: Tensor, *, ended: float = np.nan) -> np.ndarray:
+        """Return one loss per run of the call, ``ended`` for those that have ended."""
+        values = np.full(self.runs or 1, ended)
         values[slice(None) if self.active is None else self.active.cpu().numpy()] = loss.cpu().numpy()
         return values
 

@@ -18,7 +18,7 @@ from lowdyn.dynamics.chain import ChainLoop, Loop, Part
 from lowdyn.dynamics.prediction import stable_lr
 from lowdyn.dynamics.rule import Descent
 from lowdyn.problems import LeastSquares
-from lowdyn.trajectory import Probe, Recorder
+from lowdyn.trajectory import Probe, Recorder, coordinates, observations
 
 SMALL = 4e6  # multiply-adds of a product below which a second thread costs more than it brings
 
@@ -87,7 +87,7 @@ def gradient_descent(
     run = _loop(network, parts, descent)
     start = [weight.clone() for weight in parts[0].weights]
     looks = [probe.begin(network) for probe in _probes(record)]
-    coords = {name: values for look in looks for name, values in look.coords.items()}
+    coords = coordinates(looks)
     runs = len(start[0]) if start[0].ndim == 3 else None
     if runs is not None:
         coords["run"] = np.arange(runs)
@@ -101,17 +101,14 @@ def gradient_descent(
         while True:
             loss = run.loss()
             if not bool(torch.isfinite(loss).all()):
-                stable = stable_lr(
-                    parts[0].problem, len(start), weights=start, momentum=descent.momentum, nesterov=descent.nesterov
-                )
-                message = _divergence(loss, step, descent, stable, linear=not any(network.rectified))
+                stable = _stable_rate(parts[0].problem, start, descent)
+                which = None if runs is None else np.flatnonzero(~np.isfinite(run.spread(loss, ended=0.0))).tolist()
+                message = _divergence(which, step, descent, stable, linear=not any(network.rectified))
                 raise DivergenceError(message, recorder.dataset(attrs))
             if step % every == 0 or step == steps:
                 run.write_back()
                 values: dict[str, Any] = {"loss": ((), loss.item()) if runs is None else (("run",), run.spread(loss))}
-                for look in looks:
-                    values.update(look(step))
-                recorder.add(step, values)
+                recorder.add(step, {**values, **observations(looks, step)})
                 below = loss < tol if tol is not None else torch.zeros_like(loss, dtype=torch.bool)
                 if bool(below.all()):
                     break
@@ -178,10 +175,15 @@ def _probes(record: Probe | Sequence[Probe] | None) -> Sequence[Probe]:
     return record if isinstance(record, Sequence) else (record,)
 
 
-def _divergence(loss: Tensor, step: int, descent: Descent, stable: float, *, linear: bool) -> str:
-    where = ""
-    if loss.ndim:
-        where = f" in runs {torch.nonzero(~torch.isfinite(loss))[:, 0].tolist()}"
+def _stable_rate(problem: LeastSquares, start: list[Tensor], descent: Descent) -> float:
+    """The largest stable rate under this rule; decay adds to the curvature, the largest factor rate divides."""
+    momentum = {"momentum": descent.momentum, "nesterov": descent.nesterov}
+    stable = stable_lr(problem, len(start), weights=start, **momentum)  # type: ignore[arg-type]
+    return 1 / (1 / stable + descent.weight_decay / 2) / max(descent.rates_of_factors(len(start)))
+
+
+def _divergence(runs: list[int] | None, step: int, descent: Descent, stable: float, *, linear: bool) -> str:
+    where = "" if runs is None else f" in runs {runs}"
     whose = "here" if linear else "for the linear network of this depth"
     return (
         f"descent diverged{where}: the loss is not finite at step {step} with lr {_rate_text(descent, step)}; "

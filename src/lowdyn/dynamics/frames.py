@@ -79,6 +79,8 @@ def invariant_frames(network: DeepLinearNetwork, problem: LeastSquares) -> Frame
     weights = [weight.to(torch.float64) for weight in network.weights]
     if weights[0].ndim != 2:
         raise ValueError("frames are found for one network at a time; take network.run(i)")
+    if problem.runs is not None:
+        raise ValueError(f"frames are found for one problem at a time, this one holds {problem.runs} runs")
     problem = problem.to(torch.float64, weights[0].device)
     width, (outputs, inputs) = weights[0].shape[1], problem.shape
     if (weights[-1].shape[0], width) != (outputs, inputs):
@@ -93,6 +95,8 @@ def invariant_frames(network: DeepLinearNetwork, problem: LeastSquares) -> Frame
     stretch, seen = _whiteness(problem)
     targets, values, rows = problem.factors()
     rank = len(values)
+    if rank == 0:
+        raise ValueError("the target has rank 0: there is nothing to learn, and every direction is inert")
 
     def push(basis: Tensor) -> Tensor:
         return reduce(lambda vectors, q: q @ vectors, orthogonals, basis)
@@ -163,9 +167,7 @@ def _families(
 def _orthogonal_part(weight: Tensor, layer: int) -> tuple[Tensor, float]:
     """Return Q_l and ε_l of a weight ε_l Q_l with orthonormal rows or columns; ValueError if it is none."""
     scale = float(weight.norm()) / min(weight.shape) ** 0.5
-    if scale == 0.0:
-        raise ValueError(f"weight {layer} is zero; the theorem starts from DeepLinearNetwork(…, start=orthogonal)")
-    q = weight / scale
+    q = weight / scale if scale > 0 else weight
     small = q @ q.mT if weight.shape[0] <= weight.shape[1] else q.mT @ q
     violation = float((small - torch.eye(len(small), dtype=q.dtype, device=q.device)).abs().max())
     if violation > TOLERANCE:

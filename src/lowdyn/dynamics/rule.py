@@ -35,18 +35,20 @@ class Descent:
     factor_rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr, Sequence | Tensor | np.ndarray):
-            rates = tuple(checked_number("every lr", float(rate), at_least=0.0) for rate in self.lr)
-            object.__setattr__(self, "lr", rates)
+        if isinstance(self.lr, Sequence | Tensor | np.ndarray) and not isinstance(self.lr, str):
+            self._set("lr", tuple(checked_number("every lr", float(rate), at_least=0.0) for rate in self.lr))
         elif not callable(self.lr):
-            checked_number("lr", self.lr, at_least=0.0)
-        checked_number("momentum", self.momentum, at_least=0.0)
-        checked_number("weight_decay", self.weight_decay, at_least=0.0)
+            self._set("lr", checked_number("lr", self.lr, at_least=0.0))
+        for name in ("momentum", "weight_decay"):
+            self._set(name, checked_number(name, getattr(self, name), at_least=0.0))
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, as in torch.optim.SGD")
         if self.factor_rates is not None:
             rates = tuple(checked_number("every factor rate", rate, at_least=0.0) for rate in self.factor_rates)
-            object.__setattr__(self, "factor_rates", rates)
+            self._set("factor_rates", rates)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def rate(self, step: int) -> float | tuple[float, ...]:
         """Return the learning rate of update ``step``, one or one per run; ValueError if a schedule gives no rate."""

@@ -161,6 +161,8 @@ class DeepLinearNetwork(nn.Module):
         """Return the product W_L … W_1, (…, d_L, d_0), detached. For autograd apply the network to an identity."""
         # From the narrower end: the cost then follows the thin dimension.
         weights = self.weights
+        if len(weights) == 1:
+            return weights[0].clone()
         if weights[-1].shape[-2] < weights[0].shape[-1]:
             return reduce(lambda product, weight: product @ weight, reversed(weights))
         return reduce(lambda product, weight: weight @ product, weights)
@@ -183,7 +185,15 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 def draw_weights(sizes: Sequence[int], *, start: Start, generator: torch.Generator, **options: Any) -> list[Tensor]:
     """Draw one weight of unit scale per pair of neighbouring ``sizes``, first layer first."""
     checked_generator(generator)
-    return [start(rows, columns, generator=generator, **options) for columns, rows in pairwise(sizes)]
+    weights = []
+    for columns, rows in pairwise(sizes):
+        weight = start(rows, columns, generator=generator, **options)
+        if tuple(weight.shape[-2:]) != (rows, columns):
+            raise ValueError(
+                f"start returned shape {tuple(weight.shape)} where a weight ({rows}, {columns}) was asked for"
+            )
+        weights.append(weight)
+    return weights
 
 
 def check_weights(weights: Iterable[Any]) -> list[Tensor]:

@@ -56,7 +56,7 @@ def layer_metrics(
     """
     num_classes = checked_count("num_classes", num_classes, at_least=2)
     moments: dict[str, ClassMoments] = {}
-    for inputs, labels in loader:
+    for inputs, labels in _batches(loader):
         labels = _checked_labels(labels, num_classes)
         for name, features in layer_features(model, inputs, layers).items():
             if len(features) != len(labels):
@@ -104,7 +104,7 @@ class LayerMetricsLook:
 
     def __init__(self, probe: LayerMetrics, model: nn.Module) -> None:
         self.probe, self.model = probe, model
-        batch = next(iter(probe.loader))
+        batch = next(_batches(probe.loader))
         self.coords = {"features": list(layer_features(model, batch[0], probe.layers))}
 
     def __call__(self, step: int) -> Record:
@@ -136,6 +136,17 @@ def _largest_cosine(vectors: Tensor, *, absolute: bool) -> Tensor:
     return cosines.masked_fill(torch.eye(len(vectors), dtype=torch.bool, device=vectors.device), -torch.inf).max()
 
 
+def _batches(loader: Batches) -> Iterator[tuple[Any, Any]]:
+    """Go through the loader; a DataLoader draws a seed from torch's global generator, which gets its state back."""
+    if not isinstance(loader, torch.utils.data.DataLoader):
+        yield from loader
+        return
+    state = torch.get_rng_state()
+    batches = iter(loader)
+    torch.set_rng_state(state)
+    yield from batches
+
+
 def _checked_labels(labels: Any, num_classes: int) -> Tensor:
     labels = torch.as_tensor(labels)
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
@@ -152,7 +163,7 @@ def _checked_labels(labels: Any, num_classes: int) -> Tensor:
 def layer_features(model: nn.Module, inputs: Any, layers: str | None = None) -> dict[str, Tensor]:
     """Run ``model`` on ``inputs`` and return "input" and the chosen outputs, flattened, in the order of the calls.
 
-    ``layers`` chooses as in :func:`layer_metrics`; each is (samples, width), in the model's dtype.
+    ``layers`` chooses as in :func:`layer_metrics`; each is a float64 copy (samples, width).
 
     >>> list(layer_features(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(4, 2), "1"))
     ['input', '1']
@@ -162,16 +173,21 @@ def layer_features(model: nn.Module, inputs: Any, layers: str | None = None) -> 
     if parameter is not None:
         # A floating input follows the model's dtype; token ids stay whole numbers.
         inputs = inputs.to(parameter.device, parameter.dtype if inputs.is_floating_point() else None)
-    seen = {"input": inputs.flatten(start_dim=1)}
+    seen = {"input": _copy(inputs)}
 
     def keep(name: str, output: Any) -> None:
         output = output[0] if isinstance(output, tuple | list) else output
         calls = 1 + sum(key == name or key.startswith(f"{name}#") for key in seen)
-        seen[name if calls == 1 else f"{name}#{calls}"] = output.flatten(start_dim=1)
+        seen[name if calls == 1 else f"{name}#{calls}"] = _copy(output)
 
     with _hooks(model, layers, keep), _evaluation(model), torch.no_grad():
-        model(inputs)
+        model(inputs.clone())  # layers may work in place
     return seen
+
+
+def _copy(features: Tensor) -> Tensor:
+    """The accumulators' float64 at once: a layer that works in place would write into what is kept."""
+    return features.detach().flatten(start_dim=1).to(torch.float64, copy=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import nn
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count
-from lowdyn.trajectory import Probe, Recorder
+from lowdyn.trajectory import Probe, Recorder, coordinates, observations
 
 
 class Tracker:
@@ -30,7 +30,7 @@ class Tracker:
         self.every = checked_count("every", every, at_least=1)
         self.steps = 0
         self._looks = [probe.begin(model) for probe in probes]
-        self._recorder = Recorder({name: values for look in self._looks for name, values in look.coords.items()})
+        self._recorder = Recorder(coordinates(self._looks))
         self.record()
 
     def step(self) -> None:
@@ -42,7 +42,7 @@ class Tracker:
     def record(self) -> None:
         """Record now, whatever the schedule; a step already recorded is left as it is."""
         if self._recorder.steps[-1:] != [self.steps]:
-            self._recorder.add(self.steps, {k: v for look in self._looks for k, v in look(self.steps).items()})
+            self._recorder.add(self.steps, observations(self._looks, self.steps))
 
     @property
     def trajectory(self) -> xr.Dataset:

@@ -55,7 +55,8 @@ class LeastSquares:
         return residual if self.inputs is None else residual @ self.inputs.mT
 
     def _apply(self, end_to_end: Tensor) -> Tensor:
-        end_to_end = torch.as_tensor(end_to_end)
+        if not isinstance(end_to_end, Tensor):
+            end_to_end = torch.as_tensor(end_to_end, dtype=self.targets.dtype)
         if tuple(end_to_end.shape[-2:]) != self.shape:
             raise ValueError(f"this problem is about matrices of shape {self.shape}, got {tuple(end_to_end.shape)}")
         return end_to_end if self.inputs is None else end_to_end @ self.inputs

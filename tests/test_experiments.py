@@ -1,0 +1,263 @@
+"""Experiments: their plans, their runs, and how runs become one Dataset and come apart again."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import lowdyn.experiments
+from lowdyn import trajectory
+from lowdyn.data import IMAGE_SETS, load_images
+from lowdyn.dynamics import DivergenceError
+from lowdyn.experiments import evolution, image_mlp, near_orthonormal, orthonormal, theorem
+from lowdyn.experiments.collapse import train_and_measure
+from lowdyn.experiments.experiment import SCALES, Experiment, Plan, combine, each_cell, grid
+from lowdyn.report.results import is_simple_name
+
+
+def found():
+    for info in pkgutil.iter_modules(lowdyn.experiments.__path__):
+        module = importlib.import_module(f"lowdyn.experiments.{info.name}")
+        yield from (value for value in vars(module).values() if isinstance(value, Experiment))
+
+
+EXPERIMENTS = list(found())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# One tiny run of every module that makes runs.
+TINY = {
+    "evolution": (evolution.run, {"width": 8, "rank": 1, "depth": 2, "init_scale": 0.5, "lr": 1.0, "steps": 4}),
+    "theorem": (
+        theorem.run,
+        {
+            **{"width": 8, "outputs": 8, "rank": 1, "depth": 2, "init_scale": 0.1, "weight_decay": 1e-4},
+            **{"steps": 200, "lr_fraction": 0.3},
+        },
+    ),
+    "orthonormal": (orthonormal.run, {"depth": 3, "init_scale": 0.5, "lr": 1.0, "classes": 2, "per_class": 3}),
+    "near_orthonormal": (
+        near_orthonormal.run,
+        {"inputs": "gaussian", "width": 12, "per_class": 2, "depth": 3, "init_scale": 0.3, "lr": 0.02},
+    ),
+    "image_mlp": (
+        image_mlp.run,
+        {
+            **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 3, "epochs": 2},
+            "lr": 0.02,
+        },
+    ),
+}
+
+
+# --- plans ----------------------------------------------------------------------------------------------------
+
+
+def test_names_are_unique_and_may_be_folders():
+    names = [experiment.name for experiment in EXPERIMENTS]
+    assert len(names) == len(set(names)) >= 9
+    assert all(is_simple_name(name) for name in names)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda one: one.name)
+class TestPlans:
+    def test_there_is_one_for_every_scale_and_none_is_empty(self, experiment):
+        assert tuple(experiment.plans) == SCALES == ("smoke", "quick", "paper")
+        runs = [len(experiment.plans[scale].cells) * experiment.plans[scale].seeds for scale in SCALES]
+        assert 1 <= runs[0] <= runs[1] <= runs[2]
+
+    def test_every_cell_is_told_apart_and_can_be_run(self, experiment):
+        images = {"images": None} if experiment.images else {}
+        for plan in experiment.plans.values():
+            assert len({json.dumps(cell, sort_keys=True) for cell in plan.cells}) == len(plan.cells)
+            for cell in plan.cells:
+                inspect.signature(experiment.run).bind(**cell, **images, generator=None)
+
+    def test_images_are_known(self, experiment):
+        assert set(experiment.images) <= set(IMAGE_SETS)
+
+
+def test_settings_handed_on_are_known_where_they_arrive():
+    known = inspect.signature(train_and_measure).parameters.keys()
+    for module in (orthonormal, near_orthonormal):
+        own = inspect.signature(module.run).parameters.keys()
+        cells = [
+            c for e in vars(module).values() if isinstance(e, Experiment) for p in e.plans.values() for c in p.cells
+        ]
+        assert {name for cell in cells for name in cell} <= known | own
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_run_is_its_settings_and_its_seed(name):
+    run, settings = TINY[name]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again, other = (run(**settings, generator=seeded(seed)) for seed in (1, 1, 2))
+    xr.testing.assert_identical(first, again)
+    assert not first["loss"].equals(other["loss"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_run_can_be_written_and_read(name, tmp_path):
+    run, settings = TINY[name]
+    data = run(**settings, generator=seeded())
+    xr.testing.assert_identical(trajectory.load(trajectory.save(data, tmp_path / "run.nc")), data)
+
+
+def test_evolution_starts_where_theory_does():
+    data = evolution.run(**evolution.PAPER[0], generator=seeded())
+    assert [data.sizes[name] for name in ("step", "layer", "index")] == [51, 3, 30]
+    np.testing.assert_allclose(data["singular_values"].sel(step=0), 1.0, rtol=1e-13)
+    np.testing.assert_allclose(data["predicted_scale"].sel(step=0), 1.0, rtol=1e-13)
+    assert data["loss"].diff("step").max() < 0
+
+
+def test_a_disturbed_start_leaves_the_theory_undisturbed():
+    settings = {**TINY["evolution"][1], "steps": 1}
+    clean, disturbed = (evolution.run(**settings, disturbance=size, generator=seeded()) for size in (0.0, 1e-3))
+    np.testing.assert_array_equal(clean["predicted_scale"], disturbed["predicted_scale"])
+    moved = abs(clean["singular_values"] - disturbed["singular_values"]).max("index").sel(step=0)
+    assert 1e-4 < moved.sel(layer=1) < 1e-1
+    assert moved.sel(layer=2) < 1e-14
+
+
+def test_scatter_of_orthonormal_samples_is_known():
+    """Within: 1 − 1/n. Between, of K means of norm² 1/n around their mean of norm² 1/(K n): 1/n − 1/(K n)."""
+    data = orthonormal.run(depth=2, init_scale=0.5, lr=5.0, generator=seeded(3))
+    within, between = 1 - 1 / 10, 1 / 10 - 1 / 50
+    np.testing.assert_allclose(data["within_between_ratio"].sel(layer=0), within / between, rtol=1e-12)
+    np.testing.assert_allclose(data["class_discrimination"].sel(layer=0), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(data["class_separation"].sel(layer=0), 1 - 1 / 4, rtol=1e-12)
+    assert list(data["layer"]) == [0, 1]
+    assert data["steps"] == data["step"][-1]
+    assert data["loss"][-1] < 1e-6 <= data["loss"][-2]
+
+
+def test_shuffled_labels_change_what_is_measured_and_not_what_is_learnt():
+    settings = {"depth": 3, "init_scale": 0.5, "lr": 2.0, "classes": 3, "per_class": 5}
+    straight, shuffled = (orthonormal.run(**settings, shuffled=flag, generator=seeded()) for flag in (False, True))
+    assert max(straight["loss"][-1], shuffled["loss"][-1]) < 1e-6
+    last = {"layer": -1}
+    assert straight["within_between_ratio"].isel(last) < 0.2 < 2 < shuffled["within_between_ratio"].isel(last)
+
+
+def test_inputs_of_near_orthonormal_are_what_they_are_called():
+    _, settings = TINY["near_orthonormal"]
+    gaussian, exact = (
+        near_orthonormal.run(**{**settings, "inputs": kind}, generator=seeded()) for kind in ("gaussian", "orthonormal")
+    )
+    np.testing.assert_allclose(exact["class_discrimination"].sel(layer=0), 1.0, rtol=1e-12)
+    assert gaussian["class_discrimination"].sel(layer=0) < 0.99
+
+
+def test_image_mlp_measures_every_layer_and_says_on_what():
+    run, settings = TINY["image_mlp"]
+    data = run(**settings, generator=seeded())
+    assert data["within_between_ratio"].dims == ("layer",)
+    assert list(data["layer"]) == [0, 1, 2]
+    assert data["embedding"].sizes == {"layer": 3, "sample": 150, "axis": 2}
+    np.testing.assert_allclose((data["embedding"] ** 2).mean(["sample", "axis"]), 1.0, rtol=1e-6)
+    assert set(data["label"].values) == set(range(10))
+    assert data.attrs["data"] == "digits"
+    assert data.attrs["used"] == "150 of 1 797 images"
+    assert data.attrs["sha256"] == load_images("digits").take(150).sha256
+
+
+def test_too_large_a_rate_is_an_error():
+    run, settings = TINY["evolution"]
+    with pytest.raises(DivergenceError, match=r"step \d+ with lr 1e\+06; the largest stable rate"):
+        run(**{**settings, "lr": 1e6, "steps": 200}, generator=seeded())
+
+
+# --- many runs, one Dataset -----------------------------------------------------------------------------------
+
+
+def test_grid():
+    assert grid(a=[1, 2], b="x", c=[True, False])[1:3] == (
+        {"a": 1, "b": "x", "c": False},
+        {"a": 2, "b": "x", "c": True},
+    )
+    assert grid(a=1) == ({"a": 1},)
+    assert grid(a=[]) == ()
+    assert grid(sizes=(2, 3)) == ({"sizes": (2, 3)},)
+
+
+def a_run(steps, depth, seed):
+    values = np.random.default_rng((steps, depth, seed)).normal(size=(steps, depth))
+    return xr.Dataset(
+        {"loss": ("step", values[:, 0]), "norm": (("step", "layer"), values), "steps": steps},
+        coords={"step": np.arange(steps) * 10, "layer": np.arange(1, depth + 1)},
+        attrs={"sizes": f"[{depth}]", "lowdyn": "0.1.0"},
+    )
+
+
+CELLS = [
+    ({"depth": 2, "scale": 0.5, "kind": "linear", "every": True}, [(5, 2), (5, 2)]),
+    ({"depth": 4, "scale": 0.25, "kind": "relu", "every": False}, [(3, 4), (3, 4)]),
+    ({"depth": 3, "scale": 1.0, "kind": "linear", "every": True}, [(4, 3), (2, 3)]),
+]
+
+
+@pytest.fixture(params=["in memory", "from a file"])
+def combined(request, tmp_path):
+    runs = [(settings, [a_run(*shape, seed) for seed, shape in enumerate(shapes)]) for settings, shapes in CELLS]
+    data = combine(runs, seeds=[7, 8])
+    if request.param == "from a file":
+        data = trajectory.load(trajectory.save(data, tmp_path / "all.nc"))
+    return data
+
+
+def test_combined_runs_come_apart_as_they_were(combined):
+    assert (combined.sizes["cell"], combined.sizes["seed"]) == (3, 2)
+    for (settings, data), (given, shapes) in zip(each_cell(combined), CELLS, strict=True):
+        assert settings == given
+        assert {name: type(value) for name, value in settings.items()} == {k: type(v) for k, v in given.items()}
+        assert list(data["seed"]) == [7, 8]
+        assert data.sizes["step"] == max(steps for steps, _ in shapes)
+        for seed, (steps, depth) in enumerate(shapes):
+            run, expected = data.isel(seed=seed, step=slice(steps)), a_run(steps, depth, seed)
+            for name in expected:
+                np.testing.assert_array_equal(run[name], expected[name])
+            for name in expected.coords:
+                np.testing.assert_array_equal(run[name], expected[name])
+
+
+def test_a_shorter_run_is_filled_and_not_repeated(combined):
+    *_, (_, data) = each_cell(combined)
+    assert np.isnan(data["loss"].isel(seed=1, step=slice(2, None))).all()
+
+
+def test_attributes_that_differ_are_dropped(combined):
+    assert combined.attrs == {"lowdyn": "0.1.0"}
+
+
+def test_one_cell_and_one_seed():
+    data = combine([({"depth": 2}, [a_run(3, 2, 0)])], seeds=[0])
+    ((settings, cell),) = each_cell(data)
+    assert settings == {"depth": 2}
+    np.testing.assert_array_equal(cell["norm"].isel(seed=0), a_run(3, 2, 0)["norm"])
+
+
+def test_one_value_that_is_not_a_number_is_no_filling():
+    short, long = a_run(3, 2, 0), a_run(5, 2, 0)
+    short["loss"][1] = np.nan
+    (_, first), (_, second) = each_cell(combine([({"depth": 2}, [short]), ({"depth": 3}, [long])], seeds=[0]))
+    assert list(first["step"]) == [0, 10, 20]
+    assert list(second["step"]) == [0, 10, 20, 30, 40]
+
+
+def test_plans_are_frozen():
+    with pytest.raises(AttributeError):
+        Plan(grid(a=1)).seeds = 2
