@@ -134,7 +134,7 @@ def test_a_collapse_run_repeats_its_layers(name, start, activation):
 # The ReLU runs of L = 8 pass, after 7 000 steps and more on a plateau, a stretch in which a difference grows a
 # hundredfold every few hundred steps, from 1e-14 to 1e-2 in the worst case; then they converge. What two correct
 # programs share after it was measured on runs that differ by rounding alone (units or samples in another order, every
-# start entry moved by one unit in the last place; 30 to 70 a start): how far D_1 and D_2 are from the stored ones, the
+# start entry moved by one unit in the last place; 30 to 50 a start): how far D_1 and D_2 are from the stored ones, the
 # fitted ratio of D from layer to layer, the steps and the last losses.
 #
 #   start  one entry moved by one unit   D_1, D_2   ratio            steps          loss
@@ -142,7 +142,7 @@ def test_a_collapse_run_repeats_its_layers(name, start, activation):
 #   unif   D moves by 9e-6 … 3e-4        1 %        0.0914 … 0.0916  9 300          4.7e-7 … 4.9e-7
 #   norm   D moves by 0 … 5e-3           11 %       0.0880 … 0.1178  10 100 … 11 100  1.4e-7 … 1e-6
 #
-# The stored numbers lie inside: 0.1014, 0.0914, 0.0993. One run of norm in 70 left the others on a jump of the loss
+# The stored numbers lie inside: 0.1014, 0.0914, 0.0993. One norm run in 50 left the others on a jump of the loss
 # and ended with a ratio of 0.47, so its ratio is not asked for. No intermediate loss is stored to compare before the
 # stretch. L = 10 with ReLU takes 81 800 steps of the same kind: too slow for a test.
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def reproduce(
     if download and data_dir is None:
         _refuse("--download needs --data-dir, the folder that the data set goes into")
     if data_dir is not None and not data_dir.is_dir() and not download:
-        _refuse(f"the data folder {data_dir} does not exist; make it, or leave --data-dir out")
+        _refuse(f"the data folder {data_dir} does not exist; make it, or leave --data-dir (LOWDYN_DATA) out")
     from lowdyn.claims.claim import all_claims
     from lowdyn.report import write_report
     from lowdyn.report.results import read_results

@@ -198,7 +198,10 @@ def _rate_text(descent: Descent, step: int) -> str:
 
 def _attributes(network: Network, problem: LeastSquares, descent: Descent, **call: Any) -> dict[str, Any]:
     weights = network.weights
-    rule = {name: repr(value) if callable(value) else value for name, value in asdict(descent).items()}
+    rule = {
+        name: getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+        for name, value in asdict(descent).items()
+    }
     return {
         "network": type(network).__name__,
         "sizes": [weights[0].shape[-1], *(w.shape[-2] for w in weights)],

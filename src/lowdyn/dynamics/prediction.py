@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from operator import mul
@@ -24,10 +25,11 @@ def stable_lr(
     """Return the largest learning rate at which descent on a deep linear network is stable.
 
     Near the balanced solution the curvature of the objective is s λ_1(X Xᵀ) L σ_1^{2(L−1)/L}, σ_1 the largest
-    singular value of the solution; a step is stable when lr times that stays below 2 (theory §2), 2(1 + μ)
-    with heavy ball and 2(1 + μ)/(1 + 2μ) with Nesterov's momentum. Exact for whitened inputs, on the safe
-    side otherwise. Given starting ``weights``, their own curvature s λ_1 Σ_l Π_{j≠l} σ_1(W_j)² counts too:
-    a large start can be stiffer than the solution. With runs, the smallest rate over all of them.
+    singular value of the solution; a step is stable when lr times that stays below 2 (theory §2), 2(1 + μ) with
+    heavy ball and 2(1 + μ)/(1 + 2μ) with Nesterov's momentum. Exact for whitened inputs, on the safe side
+    otherwise; infinite when there is nothing to learn. Given starting ``weights``, their own curvature
+    s λ_1 Σ_l Π_{j≠l} σ_1(W_j)² counts too: a large start can be stiffer than the solution. With runs, the
+    smallest rate over all of them.
 
     >>> from lowdyn.problems import Factorization
     >>> stable_lr(Factorization(4 * torch.eye(2), reduction="sum"), depth=2)
@@ -43,7 +45,8 @@ def stable_lr(
         curvature = max(curvature, start)
     stretch = 1.0 if problem.inputs is None else _spectral_norm(problem.inputs) ** 2
     limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
-    return limit / (problem.scale * stretch * curvature)
+    curvature *= problem.scale * stretch
+    return limit / curvature if curvature > 0 else math.inf
 
 
 def _spectral_norm(matrices: Tensor) -> float:

@@ -41,6 +41,9 @@ class Descent:
             self._set("lr", checked_number("lr", self.lr, at_least=0.0))
         for name in ("momentum", "weight_decay"):
             self._set(name, checked_number(name, getattr(self, name), at_least=0.0))
+        for name in ("nesterov", "decoupled"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, as in torch.optim.SGD")
         if self.factor_rates is not None:

@@ -41,6 +41,8 @@ class BlockLook:
         self.readers = weight_matrices(model)
         if len(bases) != len(self.readers) + 1:
             raise ValueError(f"{len(bases)} bases for {len(self.readers)} weights; B_0 … B_L are one more than those")
+        if any(weight.ndim != 2 for weight in self._weights()):
+            raise ValueError("block structure is of one network at a time; take network.run(i)")
         self.bases = [basis.to(torch.float64) for basis in bases]
         self.starts = [self._blocks(layer, weight)[1] for layer, weight in enumerate(self._weights())]
         # ε_l as the root mean square of the inert singular values; 0 where the complement is empty.

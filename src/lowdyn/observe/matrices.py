@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lowdyn.networks.linear import Factor
 
-WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod)(?=\.|$)")  # names that DDP and torch.compile put in front
+# What DDP puts in front, and torch.compile wherever it wraps; a submodule of one's own named "module" stays.
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)(?:\.|$))+|(?<=\.)_orig_mod(?:\.|$)")
 
 
 def plain_name(name: str) -> str:
@@ -17,8 +18,10 @@ def plain_name(name: str) -> str:
 
     >>> plain_name("_orig_mod.module.encoder.0")
     'encoder.0'
+    >>> plain_name("block.module.0")
+    'block.module.0'
     """
-    return WRAPPERS.sub("", name).lstrip(".")
+    return WRAPPERS.sub("", name).rstrip(".")
 
 
 def select(names: list[str], layers: str | None, what: str) -> list[str]:
@@ -39,7 +42,9 @@ def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, Ca
     ['0', '2']
     """
     modules = {
-        plain_name(name): module for name, module in model.named_modules() if isinstance(module, nn.Linear | Factor)
+        plain_name(name) or "self": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Factor)
     }
     return {name: _reader(modules[name]) for name in select(list(modules), layers, "linear layer")}
 

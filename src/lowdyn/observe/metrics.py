@@ -55,6 +55,8 @@ def layer_metrics(
     (['input', 'self'], 0.1379)
     """
     num_classes = checked_count("num_classes", num_classes, at_least=2)
+    if getattr(model, "runs", None) is not None:
+        raise ValueError("layer metrics are of one network at a time; take network.run(i)")
     moments: dict[str, ClassMoments] = {}
     for inputs, labels in _batches(loader):
         labels = _checked_labels(labels, num_classes)

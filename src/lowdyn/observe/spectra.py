@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ class Spectra:
         readers = weight_matrices(model, self.layers)
         if isinstance(self.reference, Mapping):
             for name in readers:
-                select(list(self.reference), f"^{name}$", "reference basis")
+                select(list(self.reference), f"^{re.escape(name)}$", "reference basis")
         return SpectraLook(readers, self)
 
 
