@@ -38,6 +38,20 @@ def check_blocks(data: xr.Dataset) -> list[Check]:
     ]
 
 
+def check_large(data: xr.Dataset) -> list[Check]:
+    """Judge the runs through the reduction: its first steps against the full network, its scales, its learning."""
+    cells = [(settings["width"], run) for settings, run in each_cell(data)]
+    width = max(size for size, _ in cells)
+    apart = [float(abs(run["inert_scale"] - run["predicted_scale"]).max(skipna=False)) for _, run in cells]
+    fall = min(float((run["loss"].isel(step=0) / run["loss"].min("step")).min()) for _, run in cells)
+    checked = float(data["checked_difference"].max(skipna=False))
+    return [
+        near(f"width {width}: reduced off full weights after 200 steps, over ‖W_l‖", checked, 0.0, TOLERANCE),
+        near(f"width {width}: inert scale of the reduced run off the predicted ρ_l(t)", np.max(apart), 0.0, TOLERANCE),
+        at_least(f"width {width}: fall of the loss over the reduced run", fall, 1e3),
+    ]
+
+
 def _worst(cells: Sequence[xr.Dataset], residual: Callable[[xr.Dataset], xr.DataArray]) -> float:
     """Largest residual over the largest weight of its run; NaN if any is missing."""
     ratios = [residual(run) / run["weight_norm"].max(["step", "layer"], skipna=False) for run in cells]

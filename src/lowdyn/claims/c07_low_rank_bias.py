@@ -12,6 +12,7 @@ from lowdyn.claims.claim import Check, Datasets, near
 from lowdyn.claims.layerwise import settings_text
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.theorem import THEOREM_SCALES
+from lowdyn.experiments.theorem_large import THEOREM_LARGE_SQUARE
 from lowdyn.plots import Series, curves
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ PUBLISHED = "lim ρ(t) = 0 as ε → 0 for all t; at most rank 2r."
 DEVIATION = (
     "The lecture gives no settings: d = 30, r = 3, L = 3, ε from 1 to 0.01 (paper: to 0.003), 0.3 of the stable rate."
 )
-EXPERIMENTS = (THEOREM_SCALES,)
+EXPERIMENTS = (THEOREM_SCALES, THEOREM_LARGE_SQUARE)
 
 
 def check(datasets: Datasets) -> list[Check]:
@@ -57,9 +58,20 @@ def check(datasets: Datasets) -> list[Check]:
         near("d − 2r singular values of W_{L:1} off Πρ(t), over max‖W_l‖", product_tails.max(), 0.0, TOLERANCE),
         Check("largest ρ_l(t)/ε", scales.max(), "≤ 1", 1e-12, bool(scales.max() <= 1 + 1e-12)),
         Check("largest Πρ(t)/ε", products.max(), "≤ 1", 1e-12, bool(products.max() <= 1 + 1e-12)),
+        *_large(datasets[THEOREM_LARGE_SQUARE.name]),
         Check(f"σ_{{2r+1}}(W_l) at the end, ε = {swept}", *_falling(layer_ends)),
         Check(f"σ_{{r+1}}(W_{{L:1}}) at the end, ε = {swept}", *_falling(product_ends)),
     ]
+
+
+def _large(data: xr.Dataset) -> list[Check]:
+    """Judge the same of the inert scales of wider networks, through the exact reduction."""
+    checks = []
+    for settings, run in each_cell(data):
+        above = float(run["inert_scale"].max(skipna=False)) / settings["init_scale"]
+        text = f"largest ρ_l(t)/ε at width {settings['width']}, ε = {settings['init_scale']:g}, by the reduction"
+        checks.append(Check(text, above, "≤ 1", 1e-12, above <= 1 + 1e-12))
+    return checks
 
 
 def _falling(values: np.ndarray) -> tuple[str, str, None, bool]:

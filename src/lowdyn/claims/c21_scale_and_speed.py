@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, shown
+from lowdyn.claims.layerwise import decay
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.orthonormal import SPEED
 from lowdyn.plots import Series, curves
@@ -41,9 +42,20 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def draw(datasets: Datasets) -> Figure:
-    """Draw the loss against the step for each ε, first seed."""
+    """Draw steps to the tolerance and the factor by which D_l falls per layer against ε: one is bought by the other."""
+    cells = [(settings["init_scale"], cell) for settings, cell in each_cell(datasets[SPEED.name])]
+    scales = [scale for scale, _ in cells]
+    steps = np.array([cell["steps"].values for _, cell in cells], dtype=float)
+    ratios = np.array([decay(cell)[0] for _, cell in cells])
     lines = [
-        Series(f"ε = {settings['init_scale']:g}", cell["step"].values, cell["loss"].isel(seed=0).values)
-        for settings, cell in each_cell(datasets[SPEED.name])
+        Series(name, scales, values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1))
+        for name, values in (("steps to a loss of 1e-6", steps), ("Dₗ₊₁/Dₗ per layer", ratios))
     ]
-    return curves(lines, x_label="step", y_label="loss", log_y=True, title="Training from starts of different scale")
+    return curves(
+        lines,
+        x_label="scale ε of the start",
+        y_label="steps; ratio",
+        log_x=True,
+        log_y=True,
+        title="Speed against compression",
+    )
