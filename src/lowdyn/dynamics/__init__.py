@@ -2,7 +2,7 @@
 
 from lowdyn.dynamics.descent import DivergenceError, gradient_descent
 from lowdyn.dynamics.frames import Family, Frames, invariant_frames
-from lowdyn.dynamics.prediction import stable_lr
+from lowdyn.dynamics.prediction import escape_steps, saxe_solution, stable_lr
 from lowdyn.dynamics.reduction import ReducedNetwork, reduce_network
 from lowdyn.dynamics.rule import Descent
 from lowdyn.dynamics.sampling import SampledNetwork, sample_reduced_network
@@ -16,10 +16,12 @@ __all__ = [
     "ReducedNetwork",
     "SampledNetwork",
     "SmallNetwork",
+    "escape_steps",
     "gradient_descent",
     "inert_scales",
     "invariant_frames",
     "reduce_network",
     "sample_reduced_network",
+    "saxe_solution",
     "stable_lr",
 ]

@@ -1,9 +1,21 @@
 """Observation: spectra of weights, features layer by layer, and the tracker that records them."""
 
 from lowdyn.observe.blocks import BlockStructure
+from lowdyn.observe.bounds import layerwise_bounds
 from lowdyn.observe.metrics import LayerMetrics, layer_metrics
 from lowdyn.observe.moments import ClassMoments
 from lowdyn.observe.spectra import Spectra
+from lowdyn.observe.subspaces import ActiveSubspace, active_subspace
 from lowdyn.observe.tracker import Tracker
 
-__all__ = ["BlockStructure", "ClassMoments", "LayerMetrics", "Spectra", "Tracker", "layer_metrics"]
+__all__ = [
+    "ActiveSubspace",
+    "BlockStructure",
+    "ClassMoments",
+    "LayerMetrics",
+    "Spectra",
+    "Tracker",
+    "active_subspace",
+    "layer_metrics",
+    "layerwise_bounds",
+]

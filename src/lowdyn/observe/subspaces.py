@@ -141,7 +141,9 @@ def _matrices(weights: Iterable[Any]) -> Iterator[Tensor]:
         checked = checked_matrix("every weight", matrix)
         if checked.ndim != 2 or (first is not None and checked.shape != first.shape):
             wanted = "(out, in)" if first is None else f"{tuple(first.shape)} as the first"
-            raise ValueError(f"weights must be matrices of one shape, {wanted}; weight {count} is {tuple(checked.shape)}")
+            raise ValueError(
+                f"weights must be matrices of one shape, {wanted}; weight {count} is {tuple(checked.shape)}"
+            )
         if first is None:
             first = checked.to(torch.float64)
         count += 1

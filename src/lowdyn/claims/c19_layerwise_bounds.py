@@ -1,0 +1,89 @@
+"""C19. The layerwise theorem's bounds on compression, and on discrimination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowdyn.claims.claim import Check, Datasets, at_least, shown
+from lowdyn.claims.layerwise import settings_text
+from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.layerwise_bounds import LAYERWISE_BOUNDS
+from lowdyn.plots import Series, layer_curves
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ID = "C19"
+TITLE = "Bounds on the compression per layer"
+CLAIM = (
+    "For l ≤ L − 2 the ratio D_{l+1}/D_l lies between cε²/(κ(4n)^{1/L}) and κε²/(c(n/2)^{1/L}), and discrimination is "
+    "at least 1 − 32(θ + 4δ)(L − l − 1)/L."
+)
+SOURCE = "Lecture, theorem 'Progressive feature compression with linear rate'; Wang et al. 2023, arXiv 2311.02960"
+PUBLISHED = "No values for c, κ. With c = κ = 1 at L = 8: [0.158, 0.204] around 0.185; the second bound is vacuous."
+DEVIATION = (
+    "Judged with c = κ = 1, the sharpest form. Orthonormal samples at widths 50 and 200 (paper: to 700), depth 2–5, 8, "
+    "through the exact reduction; unit-norm Gaussian samples are shown, their θ is far outside the assumptions."
+)
+EXPERIMENTS = (LAYERWISE_BOUNDS,)
+ASSUMPTIONS = {
+    "theta": "θ, inputs off orthonormal",
+    "minimum_norm_residual": "end-to-end matrix off the minimum-norm solution",
+    "balancedness": "layers off balance",
+    "bulk_spread": "spread ρ of the bulk",
+}
+
+
+def check(datasets: Datasets) -> list[Check]:
+    """Judge the ratios on orthonormal samples; report what the theorem assumes, slack, and the vacuous bound."""
+    cells = list(each_cell(datasets[LAYERWISE_BOUNDS.name]))
+    exact = [cell for settings, cell in cells if settings["inputs"] == "orthonormal"]
+    checks = [
+        at_least("share of ratios within the bounds, orthonormal samples", _smallest(exact, "ratio_inside"), 1.0),
+        at_least("least slack to the lower bound", _smallest(exact, "slack_lower"), 1.0),
+        at_least("least slack to the upper bound", _smallest(exact, "slack_upper"), 1.0),
+    ]
+    for name, text in ASSUMPTIONS.items():
+        largest = float(np.max([float(cell[name].max(skipna=False)) for cell in exact]))
+        checks.append(shown(f"assumption: {text}, largest", largest, 0.0))
+    for settings, cell in cells:
+        name = f"{settings['inputs']}, L = {settings['depth']}, width {settings['width']}"
+        interval = (cell["ratio_lower"].mean(), cell["compression_ratio"].mean(), cell["ratio_upper"].mean())
+        published = "0.158, 0.185, 0.204" if settings["depth"] == 8 else "—"
+        checks.append(shown(f"lower bound, ratio, upper bound; {name}", settings_text(map(float, interval)), published))
+    gaussian = [cell for settings, cell in cells if settings["inputs"] != "orthonormal"]
+    vacuous = float(np.mean([float(cell["vacuous"].mean()) for cell in exact + gaussian]))
+    lowest = _smallest(exact + gaussian, "discrimination_lower")
+    return [
+        *checks,
+        shown(
+            "share of Gaussian runs' ratios within the bounds",
+            float(np.mean([c["ratio_inside"].mean() for c in gaussian])),
+            "—",
+        ),
+        shown("θ of the Gaussian samples", float(np.max([float(cell["theta"].max()) for cell in gaussian])), "—"),
+        shown("share of layers where the bound on discrimination is vacuous (at most 0)", vacuous, "1"),
+        shown("lowest bound on discrimination", lowest, "−51 … −12"),
+    ]
+
+
+def _smallest(cells: list, variable: str) -> float:  # type: ignore[type-arg]
+    return float(np.min([float(cell[variable].min(skipna=False)) for cell in cells]))
+
+
+def draw(datasets: Datasets) -> Figure:
+    """Draw the ratio against the layer between its bounds, one panel per depth at the smallest width."""
+    panels: dict[str, list[Series]] = {}
+    for settings, cell in each_cell(datasets[LAYERWISE_BOUNDS.name]):
+        title = f"{settings['inputs']}, L = {settings['depth']}"
+        if title in panels:
+            continue
+        layers, mean = cell["layer"].values, cell.mean("seed")
+        panels[title] = [
+            Series("Dₗ₊₁/Dₗ", layers, mean["compression_ratio"].values),
+            Series("lower bound", layers, np.full(len(layers), float(mean["ratio_lower"])), dash=True),
+            Series("upper bound", layers, np.full(len(layers), float(mean["ratio_upper"])), dash=True),
+        ]
+    return layer_curves(panels, y_label="ratio", title="Compression per layer and its bounds")
