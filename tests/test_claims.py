@@ -1,5 +1,6 @@
 """Claims: they hold on the runs they are about, fail on runs made to break them, and are whole as modules."""
 
+import inspect
 import json
 import math
 import re
@@ -31,13 +32,19 @@ def smoke(name, seed=0, cells=None, **controls):
 
 @cache
 def run_once(name, seed, cells, controls):
-    (experiment,) = CLAIMS[name].EXPERIMENTS
-    given = {"images": load_images(experiment.images[-1])} if experiment.images else {}
-    runs = []
-    for cell in experiment.plans["smoke"].cells[:cells]:
-        settings = {**cell, **SMALL.get(name, {}), **dict(controls)}
-        runs.append((settings, [experiment.run(**settings, **given, generator=torch.Generator().manual_seed(seed))]))
-    return {experiment.name: combine(runs, [seed])}
+    datasets = {}
+    for experiment in CLAIMS[name].EXPERIMENTS:
+        known = inspect.signature(experiment.run).parameters
+        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        breaking = {key: value for key, value in controls if key in known or open_ended}
+        given = {"images": load_images(experiment.images[-1])} if experiment.images else {}
+        runs = []
+        for cell in experiment.plans["smoke"].cells[:cells]:
+            settings = {**cell, **SMALL.get(name, {}), **breaking}
+            generator = torch.Generator().manual_seed(seed)
+            runs.append((settings, [experiment.run(**settings, **given, generator=generator)]))
+        datasets[experiment.name] = combine(runs, [seed])
+    return datasets
 
 
 def judged(name, datasets):
@@ -47,8 +54,12 @@ def judged(name, datasets):
 
 def changed(datasets, **variables):
     """The same datasets with some variables replaced by functions of them."""
-    ((name, data),) = datasets.items()
-    return {name: data.assign({variable: change(data[variable]) for variable, change in variables.items()})}
+    return {
+        name: data.assign(
+            {variable: change(data[variable]) for variable, change in variables.items() if variable in data}
+        )
+        for name, data in datasets.items()
+    }
 
 
 # --- what a claim is ------------------------------------------------------------------------------------------
@@ -96,17 +107,20 @@ class TestModule:
         assert figure.layout.title.text
 
     def test_sees_the_same_in_a_file(self, claim, tmp_path):
-        ((name, data),) = smoke(claim.ID).items()
-        read = {name: trajectory.load(trajectory.save(data, tmp_path / "all.nc"))}
-        assert claim.check(read) == claim.check({name: data})
-        assert claim.draw(read) == claim.draw({name: data})
+        datasets = smoke(claim.ID)
+        read = {
+            name: trajectory.load(trajectory.save(data, tmp_path / f"{name}.nc")) for name, data in datasets.items()
+        }
+        assert claim.check(read) == claim.check(datasets)
+        assert claim.draw(read) == claim.draw(datasets)
 
     def test_changes_nothing(self, claim):
-        ((name, data),) = smoke(claim.ID).items()
-        before = data.copy(deep=True)
-        claim.check({name: data})
-        claim.draw({name: data})
-        xr.testing.assert_identical(data, before)
+        datasets = smoke(claim.ID)
+        before = {name: data.copy(deep=True) for name, data in datasets.items()}
+        claim.check(datasets)
+        claim.draw(datasets)
+        for name, data in datasets.items():
+            xr.testing.assert_identical(data, before[name])
 
 
 # --- they hold, and can fail ----------------------------------------------------------------------------------
@@ -133,6 +147,19 @@ def test_compression_needs_the_labels(name):
     assert not all(judged(name, smoke(name, shuffled=True)))
 
 
+BREAKING = {
+    "C8": {"update_values": lambda values: 0 * values + 1},  # every direction moved alike
+    "C10": {"difference": lambda difference: 3 * difference},
+    "C19": {"compression_ratio": lambda ratio: 2 * ratio, "slack_upper": lambda slack: slack / 2},
+}
+
+
+@pytest.mark.parametrize("name", BREAKING)
+def test_a_claim_of_the_laboratory_holds_and_can_fail(name):
+    assert all(judged(name, smoke(name)))
+    assert not all(judged(name, changed(smoke(name), **BREAKING[name])))
+
+
 def test_progressive_features_need_the_labels():
     compresses, _ = judged("C1", smoke("C1"))
     assert compresses
@@ -141,11 +168,11 @@ def test_progressive_features_need_the_labels():
 
 def test_the_worst_seed_decides():
     """One disturbed run among sound ones."""
-    ((name, sound),) = smoke("C5", cells=1).items()
-    (broken,) = smoke("C5", cells=1, disturbance=1e-6).values()
-    both = xr.concat([sound, broken.assign_coords(seed=[1])], dim="seed", join="outer")
-    assert all(judged("C5", {name: sound}))
-    assert not all(judged("C5", {name: both}))
+    name, sound = "theorem-square", smoke("C5", cells=1)
+    broken = smoke("C5", cells=1, disturbance=1e-6)[name]
+    both = xr.concat([sound[name], broken.assign_coords(seed=[1])], dim="seed", join="outer")
+    assert all(judged("C5", sound))
+    assert not all(judged("C5", {**sound, name: both}))
 
 
 def test_geometric_growth_is_no_compression():

@@ -40,9 +40,8 @@ def white(rows: int, samples: int, scale: float, generator: torch.Generator) -> 
     return whiten(torch.randn(rows, samples, generator=generator, dtype=torch.float64), scale=scale)[0]
 
 
-def case(kind: str, rank: int, generator: torch.Generator) -> tuple[int, LeastSquares]:
-    """Return the outputs' dimension and a problem of 24 inputs for each case of theory §2."""
-    width = 24
+def case(kind: str, width: int, rank: int, generator: torch.Generator) -> tuple[int, LeastSquares]:
+    """Return the outputs' dimension and a problem of ``width`` inputs for each case of theory §2."""
     target = lambda rows: low_rank_target(rows, width, rank=rank, generator=generator)  # noqa: E731
     if kind == "square":
         return width, Factorization(target(width))
@@ -51,7 +50,7 @@ def case(kind: str, rank: int, generator: torch.Generator) -> tuple[int, LeastSq
     if kind == "between":
         return 9, Factorization(target(9))
     if kind == "tall":
-        return 31, Factorization(target(31))
+        return width + 7, Factorization(target(width + 7))
     if kind == "white":
         inputs = white(width, 60, 2.0, generator)
         return width, Regression(inputs, target(width) @ inputs)
@@ -61,7 +60,7 @@ def case(kind: str, rank: int, generator: torch.Generator) -> tuple[int, LeastSq
     samples = random_orthogonal(width, 9, generator=generator)
     if kind == "few samples, classes":
         return 3, Regression(samples, one_hot(torch.arange(9) // 3, 3).T.to(torch.float64))
-    rows = {"few samples, square": width, "few samples, tall": 30, "few samples, between": 7}[kind]
+    rows = {"few samples, square": width, "few samples, tall": width + 6, "few samples, between": 7}[kind]
     return rows, Regression(samples, target(rows) @ samples)
 
 
@@ -79,10 +78,12 @@ KINDS = (
 )
 
 
-def start(kind: str, depth: int, rank: int, scale: float, seed: int = 0) -> tuple[DeepLinearNetwork, LeastSquares]:
+def start(
+    kind: str, depth: int, rank: int, scale: float, *, width: int = 24, seed: int = 0
+) -> tuple[DeepLinearNetwork, LeastSquares]:
     generator = seeded(seed)
-    outputs, problem = case(kind, rank, generator)
-    network = DeepLinearNetwork((*[24] * depth, outputs), scale, generator=generator)
+    outputs, problem = case(kind, width, rank, generator)
+    network = DeepLinearNetwork((*[width] * depth, outputs), scale, generator=generator)
     for layer, weight in enumerate(network.weights):  # every layer its own scale
         weight.mul_(1 + 0.1 * layer)
     return network, problem
@@ -99,17 +100,18 @@ rules = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=4)
+@settings(max_examples=6)
 @given(
     depth=st.integers(2, 6),
     rank=st.integers(1, 3),
+    width=st.integers(20, 32),
     scale=st.sampled_from([0.05, 0.3, 0.8]),
     rule=rules,
     nesterov=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_every_weight_along_the_way(kind, depth, rank, scale, rule, nesterov, seed):
-    network, problem = start(kind, depth, rank, scale, seed)
+def test_every_weight_along_the_way(kind, depth, rank, width, scale, rule, nesterov, seed):
+    network, problem = start(kind, depth, rank, scale, width=width, seed=seed)
     rule = {**rule, "nesterov": nesterov and "momentum" in rule}
     rate = 0.2 * stable_lr(problem, depth, weights=network.weights)
     small = reduce_network(network, problem)

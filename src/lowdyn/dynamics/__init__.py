@@ -2,7 +2,7 @@
 
 from lowdyn.dynamics.descent import DivergenceError, gradient_descent
 from lowdyn.dynamics.frames import Family, Frames, invariant_frames
-from lowdyn.dynamics.prediction import escape_steps, saxe_solution, stable_lr
+from lowdyn.dynamics.prediction import SaxeSolution, escape_steps, saxe_solution, stable_lr
 from lowdyn.dynamics.reduction import ReducedNetwork, reduce_network
 from lowdyn.dynamics.rule import Descent
 from lowdyn.dynamics.sampling import SampledNetwork, sample_reduced_network
@@ -15,6 +15,7 @@ __all__ = [
     "Frames",
     "ReducedNetwork",
     "SampledNetwork",
+    "SaxeSolution",
     "SmallNetwork",
     "escape_steps",
     "gradient_descent",

@@ -61,10 +61,9 @@ def escape_steps(
 ) -> float:
     """Return after about how many steps a small start has learned the leading mode: uᵀW_{L:1}v = fraction · σ.
 
-    Gradient flow from W_l(0) = εQ_l, orthogonal and square, towards a mode σ u vᵀ of the solution, with inputs XXᵀ =
-    αI, keeps the layers balanced. The flow of the product (Arora, Cohen and Hazan 2018, arXiv 1802.06509) then stays
-    in span(u, Q_L…Q_1v), where up to a reflection it is symmetric, with eigenvalues x^L and −y^L and an angle θ of
-    the first to the mode:
+    Gradient flow from W_l(0) = εQ_l, orthogonal and square, towards a mode σ u vᵀ, with inputs XXᵀ = αI, keeps layers
+    balanced. The flow of the product (Arora, Cohen and Hazan 2018, arXiv 1802.06509) stays in span(u, Q_L…Q_1v), where
+    up to a reflection it is symmetric, of eigenvalues x^L and −y^L, θ the angle of the first to the mode:
 
         x' = g x^{L−1} (σ cos²θ − x^L)                      x(0) = y(0) = ε
         y' = −g y^{L−1} (σ sin²θ + y^L)                     g = lr · problem.scale · α, time in steps
@@ -78,9 +77,9 @@ def escape_steps(
     - L = 2: ln(σ / (ε² (1 + overlap)/2)) / (2 g σ)
 
     Descent differs from flow by the order of lr σ^{2−2/L}. To leading order modes do not see each other: it holds for
-    targets of low rank, and for fewer outputs than inputs. Where only a fraction p of the entries is seen, pass p · lr.
-    0 if the start is there already, infinity if there is nothing to learn. ValueError: depth below 2, which has no
-    plateau to escape from, values out of range, inputs that are not white, several problems.
+    targets of low rank and fewer outputs than inputs, measured with overlap 0 to 30 % at d = 30 and 10 % at d = 100.
+    Where only a fraction p of the entries is seen, pass p · lr. 0 if the start is there already, infinity if there is
+    nothing to learn. ValueError: depth below 2 (no plateau), values out of range, inputs not white, several problems.
 
     >>> from lowdyn.problems import Factorization
     >>> problem = Factorization(torch.diag(torch.tensor([4.0, 0.0, 0.0])), reduction="sum")

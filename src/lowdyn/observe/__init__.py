@@ -5,7 +5,7 @@ from lowdyn.observe.bounds import layerwise_bounds
 from lowdyn.observe.metrics import LayerMetrics, layer_metrics
 from lowdyn.observe.moments import ClassMoments
 from lowdyn.observe.spectra import Spectra
-from lowdyn.observe.subspaces import ActiveSubspace, active_subspace
+from lowdyn.observe.subspaces import ActiveSubspace, active_subspace, outside_share
 from lowdyn.observe.tracker import Tracker
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "active_subspace",
     "layer_metrics",
     "layerwise_bounds",
+    "outside_share",
 ]

@@ -43,7 +43,7 @@ def layerwise_bounds(
     - ``delta``: ‖W_LᵀW_L − W_{L−1}W_{L−1}ᵀ‖_F ≤ δ
     - ``bulk_scale`` ε and ``bulk_spread`` ρ: the smallest with ε − ρ ≤ σ_i(W_l) ≤ ε, K < i ≤ d − K, l ≤ L − 1
 
-    It concludes, and the variables over ``layer`` = 0 … L − 2 compare (layer 0 is the input):
+    It concludes for l = 1 … L − 2; the variables over ``layer`` = 0 … L − 2 compare, the input l = 0 included:
 
     - c ε² / (κ (4n)^(1/L)) ≤ D_{l+1}/D_l ≤ κ ε² / (c (n/2)^(1/L)): ``compression_ratio`` D_{l+1}/D_l of
       :func:`~lowdyn.layer_metrics`, the scalars ``ratio_lower`` and ``ratio_upper``, ``ratio_inside``, and

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lowdyn.arguments import checked_count, checked_matrix, checked_number
 
+TOLERANCE = 1e-5  # largest departure from orthonormality that rounding explains, also in float32
+
 
 @dataclass(frozen=True, eq=False)
 class ActiveSubspace:
@@ -64,7 +66,7 @@ def active_subspace(
     """Return the directions in which a weight matrix moved from the first of ``weights`` to the last.
 
     ``weights`` are W(0), …, W(T), each (out, in): a list, an array or tensor (times, out, in), or any iterable, a
-    generator over checkpoints included, which is gone through once while two matrices are held. ``dimension`` of
+    generator over checkpoints included, which is gone through once; a few matrices are held. ``dimension`` of
     the answer is the smallest k whose k leading singular directions of W(T) − W(0) hold at least ``share`` of its
     energy ‖·‖²_F (0 where nothing moved), unless it is given.
 
@@ -106,9 +108,9 @@ def outside_share(weights: Iterable[Any], left: Tensor, right: Tensor, *, rescal
     (:func:`lowdyn.dynamics.invariant_frames`), and M(t) = W(t) − W(0), or W(t) − s(t) W(0) with ``rescaled`` as in
     :func:`active_subspace`, it is ‖M − UUᵀMVVᵀ‖_F/‖M‖_F, (times,), float64; 0 where nothing moved, as at the first
     time. Against the subspace of the last move, the largest says whether learning stayed in one subspace all along:
-    small early moves count as much as the last. ``weights`` are gone through once while two matrices are held.
+    small early moves count as much as the last. ``weights`` are gone through once; a few matrices are held.
 
-    ValueError for fewer than two matrices, shapes that differ or do not fit the bases.
+    ValueError for fewer than two matrices, shapes that differ or do not fit the bases, bases not orthonormal.
 
     >>> e = torch.eye(3, dtype=torch.float64)
     >>> weights = [0 * e, torch.outer(e[0], 3 * e[0] + 4 * e[1]), torch.outer(e[0], e[0])]
@@ -118,7 +120,7 @@ def outside_share(weights: Iterable[Any], left: Tensor, right: Tensor, *, rescal
     """
     matrices = _matrices(weights)
     start = next(matrices)
-    left, right = (checked_matrix(name, basis).to(start) for name, basis in (("left", left), ("right", right)))
+    left, right = (_basis(name, basis).to(start) for name, basis in (("left", left), ("right", right)))
     if left.ndim != 2 or right.ndim != 2 or (left.shape[0], right.shape[0]) != tuple(start.shape):
         raise ValueError(
             f"left {tuple(left.shape)} and right {tuple(right.shape)} must be (out, k) and (in, m) for weights "
@@ -151,6 +153,15 @@ def _matrices(weights: Iterable[Any]) -> Iterator[Tensor]:
         yield checked.to(first, copy=True)
     if count < 2:
         raise ValueError(f"a move needs the start and at least one later matrix, got {count} in all")
+
+
+def _basis(name: str, basis: Tensor) -> Tensor:
+    """Return ``basis`` in float64; ValueError if its columns are not orthonormal. There may be none."""
+    basis = torch.as_tensor(basis).detach().to(torch.float64)
+    gram = basis.mT @ basis
+    if not bool(((gram - torch.eye(gram.shape[-1]).to(gram)).abs() < TOLERANCE).all()):
+        raise ValueError(f"columns of {name} are not orthonormal; take lowdyn.linalg.orthonormal_basis first")
+    return basis
 
 
 def _median(matrix: Tensor) -> float:
