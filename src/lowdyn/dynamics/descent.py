@@ -63,7 +63,8 @@ def gradient_descent(
     ``tol`` a run ends at the first recorded step whose loss is below it; among several runs the others go on
     and its losses are NaN from then on.
 
-    ``network`` is a DeepLinearNetwork, or an MLP without biases; ``problem`` is taken to its dtype and device.
+    ``network`` is a DeepLinearNetwork, a reduced one (:func:`~lowdyn.reduce_network`, compiled on a CPU), or an MLP
+    without biases; ``problem`` is taken to its dtype and device.
 
     The gradient of factor l is B_l P_{l−1}ᵀ with P_l = W_l P_{l−1} (and ReLU where there is one), P_0 = X, and
     B_{l−1} = W_lᵀ B_l, B_L the scaled residual: 3(L − 1) products a step for square factorization, the update
