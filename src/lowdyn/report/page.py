@@ -179,14 +179,19 @@ def _figure(path: Path) -> tuple[str | None, int, str | None]:
 
 
 def prose(text: str) -> Markup:
-    """Return escaped text with subscripts (W_l, W_{L:1}) set as such and no break inside a number such as 1e-12.
+    """Return escaped text with subscripts (W_l, W_{L:1}) and superscripts (n^{1/L}) set as such.
+
+    No line breaks inside a number such as 1e-12.
 
     >>> print(prose("D_{l+1} < 1e-3"))
     D<sub>l+1</sub> &lt; <span class="whole">1e-3</span>
+    >>> print(prose("(4n)^{1/L}"))
+    (4n)<sup>1/L</sup>
     """
     from markupsafe import Markup, escape
 
     safe = re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text)), flags=re.ASCII)
+    safe = re.sub(r"\^\{([^{}<>&]+)\}", r"<sup>\1</sup>", safe)
     # One letter before the underscore: names such as init_scale stay as they are.
     return Markup(re.sub(r"(?<!\w)([^\W\d_]\u0303?)_(?:\{([^{}<>&]+)\}|([^\W_]+))", r"\1<sub>\2\3</sub>", safe))
 
