@@ -254,6 +254,8 @@ def test_refuses_other_problems_and_networks():
     small = reduce_network(network, problem)
     with pytest.raises(ValueError, match="another problem"):
         gradient_descent(small, Factorization(torch.zeros(24, 24)), Descent(lr=0.1), 1)
+    with pytest.raises(TypeError, match="such as Adam"):
+        gradient_descent(small, problem, torch.optim.Adam([torch.zeros(1, requires_grad=True)]), 1)
     with pytest.raises(TypeError, match="DeepLinearNetwork"):
         reduce_network(torch.nn.Linear(3, 3), problem)
     with pytest.raises(TypeError, match="masked"):

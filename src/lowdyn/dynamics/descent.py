@@ -81,6 +81,11 @@ def gradient_descent(
     >>> trajectory["step"].values, bool(trajectory["loss"][-1] < 1e-9)
     (array([ 0, 25, 50]), True)
     """
+    if not isinstance(descent, Descent):
+        raise TypeError(
+            f"the step rule must be a Descent, got {type(descent).__name__}; rules that rescale each entry, such "
+            "as Adam, have no closed form here and no exact reduction: train with lowdyn.train"
+        )
     steps = checked_count("steps", steps)
     every = checked_count("every", every, at_least=1)
     tol = None if tol is None else checked_number("tol", tol, at_least=0.0)
