@@ -393,7 +393,7 @@ def test_a_diverging_run_names_step_rate_and_the_largest_stable_rate(problem):
         gradient_descent(network, problem, Descent(lr=1.5), 1000, every=3)
     step, rate, stable = map(float, re.findall(r"step (\S+) with lr (\S+); .* about (\S+);", str(error.value))[0])
     assert rate == 1.5
-    # Two layers at σ = 4 have curvature 2·4, the start a little more: 4.84 + 4.
+    # Two layers at σ = 4 have curvature 2·4, the start a little more: 4.84 + 4. The message gives three digits.
     assert stable == pytest.approx(2 / 8.84, rel=1e-2)
     trajectory = error.value.trajectory
     assert trajectory["step"].values.tolist() == list(range(0, int(step), 3))
