@@ -22,25 +22,37 @@ MULTIPLE = 4  # sizes are padded with zeros to a multiple of this; zeros stay ze
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
-def _update(weight, velocity, gradient, rate, momentum, nesterov, decay, decoupled):
-    """torch.optim.SGD's step on one number (or AdamW's decay); returns the new weight and velocity."""
-    if decoupled:
-        weight *= 1.0 - rate * decay
+def _update(weight, carry, velocity, gradient, rate, momentum, nesterov, decay, decoupled):
+    """torch.optim.SGD's step on one number (or AdamW's decay); returns the new weight, carry and velocity.
+
+    On a plateau a weight is rounded the same way at every step, and a core's weights, multiples of the identity at the
+    start, all alike: an error that grows with the steps, and that a small start then amplifies when it escapes. The
+    ``carry`` keeps what rounding took away (Knuth's TwoSum), so that it does not.
+    """
+    shrink = 0.0
+    if decoupled or momentum == 0.0:
+        # 1 − ηλ is rounded as in the torch loop; its distance to 1 is exact.
+        shrink = (1.0 - (1.0 - rate * decay)) * weight
     else:
         gradient += decay * weight
     velocity = momentum * velocity + gradient
-    return weight - rate * (gradient + momentum * velocity if nesterov else velocity), velocity
+    move = carry - shrink - rate * (gradient + momentum * velocity if nesterov else velocity)
+    moved = weight + move
+    back = moved - weight
+    return moved, (weight - (moved - back)) + (move - back), velocity
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def _descend(
     weights,
+    carries,
     velocities,
     inputs,
     targets,
     identity,
     scale,
     scalars,
+    carried,
     speeds,
     stretches,
     rates,
@@ -77,9 +89,11 @@ def _descend(
             rate = rates[step] * factor_rates[layer]
             for row in range(size):
                 for column in range(size):
-                    weights[layer, row, column], velocities[layer, row, column] = _update(
-                        weights[layer, row, column],
-                        velocities[layer, row, column],
+                    place = layer, row, column
+                    weights[place], carries[place], velocities[place] = _update(
+                        weights[place],
+                        carries[place],
+                        velocities[place],
                         scale * gradient[row, column],
                         rate,
                         momentum,
@@ -98,8 +112,9 @@ def _descend(
                         others *= scalars[family, other]
                 slopes[layer] = scale * stretches[family] * product * others
             for layer in range(depth):
-                scalars[family, layer], speeds[family, layer] = _update(
+                scalars[family, layer], carried[family, layer], speeds[family, layer] = _update(
                     scalars[family, layer],
+                    carried[family, layer],
                     speeds[family, layer],
                     slopes[layer],
                     rates[step] * factor_rates[layer],
@@ -113,12 +128,14 @@ def _descend(
 @numba.njit(cache=True, error_model="numpy", parallel=True)
 def _descend_all(
     weights,
+    carries,
     velocities,
     inputs,
     targets,
     identity,
     scale,
     scalars,
+    carried,
     speeds,
     stretches,
     rates,
@@ -131,12 +148,14 @@ def _descend_all(
     for run in numba.prange(len(weights)):
         _descend(
             weights[run],
+            carries[run],
             velocities[run],
             inputs[run],
             targets[run],
             identity,
             scale,
             scalars[run],
+            carried[run],
             speeds[run],
             stretches[run],
             rates[run],
@@ -172,6 +191,7 @@ class CompiledLoop(Loop):
         stretches = [part.problem.scale / core.problem.scale for part in parts[1:]]
         self.stretches = np.tile(np.array(stretches, dtype=self.weights.dtype), (runs, 1))
         self.velocities, self.speeds = np.zeros_like(self.weights), np.zeros_like(self.scalars)
+        self.carries, self.carried = np.zeros_like(self.weights), np.zeros_like(self.scalars)
         self.multiply_adds = runs * size**3
         self._buffer()
 
@@ -196,8 +216,8 @@ class CompiledLoop(Loop):
             table[:, step] = rate.reshape(-1).numpy() if isinstance(rate, Tensor) else rate
         rule = (self.descent.momentum, self.descent.nesterov, self.descent.weight_decay, self.descent.decoupled)
         core = self.parts[0].problem
-        arrays = (self.weights, self.velocities, self.inputs, self.targets)
-        families = (self.scalars, self.speeds, self.stretches)
+        arrays = (self.weights, self.carries, self.velocities, self.inputs, self.targets)
+        families = (self.scalars, self.carried, self.speeds, self.stretches)
         settings = (table, self.factor_rates, rule, self.buffers, self.slopes)
         if runs > 1:
             _descend_all(*arrays, core.inputs is None, core.scale, *families, *settings)
@@ -234,7 +254,8 @@ class CompiledLoop(Loop):
                     whole[self.active] = present
 
     def _select(self, chosen: Tensor) -> None:
-        for name in ("weights", "velocities", "inputs", "targets", "scalars", "speeds", "stretches"):
+        state = ("weights", "carries", "velocities", "scalars", "carried", "speeds")
+        for name in (*state, "inputs", "targets", "stretches"):
             setattr(self, name, np.ascontiguousarray(getattr(self, name)[chosen.numpy()]))
         self.current = [replace(part, problem=part.problem.select(chosen)) for part in self.current]
         self._buffer()
