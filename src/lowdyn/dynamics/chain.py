@@ -98,7 +98,8 @@ class ChainLoop(Loop):
         ]
         self.problems = [part.problem for part in parts]
         self.residuals: list[Tensor] | None = None  # of the present weights, once they are known
-        self.multiply_adds = max(chain.multiply_adds for chain in self.chains)
+        of_problems = [problem.multiply_adds for problem in self.problems]
+        self.multiply_adds = max(*of_problems, *(chain.multiply_adds for chain in self.chains))
 
     def loss(self) -> Tensor:
         """Return the loss at the present weights, of all parts together."""

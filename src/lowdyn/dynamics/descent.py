@@ -70,7 +70,9 @@ def gradient_descent(
     The gradient of factor l is B_l P_{l−1}ᵀ with P_l = W_l P_{l−1} (and ReLU where there is one), P_0 = X, and
     B_{l−1} = W_lᵀ B_l, B_L the scaled residual: 3(L − 1) products a step for square factorization, the update
     fused into the last of them. A linear network with fewer outputs than columns runs the same chain
-    transposed.
+    transposed. A completion through a narrow dimension on a CPU touches observed entries only: the chain is split
+    there into A B, and each half carries R Bᵀ or Aᵀ R to its factors (:mod:`lowdyn.dynamics.split`). A factor of rate 0
+    in ``factor_rates`` stays to the bit and costs no gradient.
 
     Raises ValueError or TypeError for arguments that do not fit, :class:`DivergenceError` with step, rate and
     the largest stable rate when the loss is no longer finite.
@@ -158,7 +160,9 @@ def _loop(network: Network, parts: Sequence[Part], descent: Descent) -> Loop:
 def _checked_problem(network: Network, problem: Problem) -> Problem:
     """Return ``problem`` in the network's dtype and device, condensed for a linear network; errors if unfit."""
     if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a Factorization, Regression or Completion, got {type(problem).__name__}")
+        raise TypeError(
+            f"problem must be a Factorization, Regression, Completion or Sensing, got {type(problem).__name__}"
+        )
     if any(getattr(factor, "bias", None) is not None for factor in getattr(network, "factors", ())):
         raise TypeError("gradient_descent trains networks without biases (MLP(…, bias=False)); use lowdyn.train")
     if getattr(network, "output_scale", 1.0) != 1.0:

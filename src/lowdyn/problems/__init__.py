@@ -5,5 +5,15 @@ from lowdyn.problems.factorization import FactoredTarget, Factorization, low_ran
 from lowdyn.problems.least_squares import LeastSquares
 from lowdyn.problems.problem import Problem
 from lowdyn.problems.regression import Regression
+from lowdyn.problems.sensing import Sensing
 
-__all__ = ["Completion", "FactoredTarget", "Factorization", "LeastSquares", "Problem", "Regression", "low_rank_target"]
+__all__ = [
+    "Completion",
+    "FactoredTarget",
+    "Factorization",
+    "LeastSquares",
+    "Problem",
+    "Regression",
+    "Sensing",
+    "low_rank_target",
+]

@@ -36,6 +36,11 @@ class Problem(ABC):
     def dtype(self) -> torch.dtype:
         """Precision of the data."""
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of forming the residual, where that is more than a look at each entry."""
+        return 0
+
     @abstractmethod
     def residual(self, outputs: Tensor) -> Tensor:
         """Return what the objective squares, at the outputs M X."""
@@ -51,6 +56,16 @@ class Problem(ABC):
     @abstractmethod
     def surrogate(self) -> Any:
         """Return the matrix whose leading singular vectors are those of the solution, or estimate them."""
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return U, S, V of the correlation Φ where the objective is least squares of the whole product.
+
+        TypeError for a masked or measured one, to which the theory of Φ does not apply.
+        """
+        raise TypeError(
+            f"this theory covers Factorization and Regression, not {type(self).__name__}: a masked or measured objective "
+            "moves all directions; compress the network instead"
+        )
 
     @abstractmethod
     def curvature(self) -> tuple[float, float]:
