@@ -108,7 +108,7 @@ def reduce_network(network: DeepLinearNetwork, problem: LeastSquares) -> Reduced
         raise TypeError(f"only a DeepLinearNetwork is reduced exactly, got {type(network).__name__}")
     if not isinstance(problem, LeastSquares):
         raise TypeError(
-            f"the theorem covers Factorization and Regression, not {type(problem).__name__}: a masked or weighted "
+            f"the theorem covers Factorization and Regression, not {type(problem).__name__}: a masked or measured "
             "objective moves all directions; compress the network instead"
         )
     if network.runs is not None:
