@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,6 +121,41 @@ def spectral_norm(matrices: Tensor) -> float:
     4.0
     """
     return float(torch.linalg.matrix_norm(matrices.to(torch.float64), ord=2).max())
+
+
+def leading_singular_vectors(matrix: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U (m, count), σ (count,) descending and V (n, count) of the ``count`` largest singular values, float64.
+
+    ``matrix`` is a tensor, a scipy sparse matrix or a ``LinearOperator``, of which only products are taken: Lanczos
+    (ARPACK, to machine precision) from a fixed start, so that the same matrix gives the same vectors. A small matrix,
+    or a large share of the spectrum, goes through the SVD. ValueError when count exceeds min(m, n).
+
+    >>> u, values, v = leading_singular_vectors(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2)
+    >>> values.tolist(), v.shape
+    ([3.0, 2.0], torch.Size([3, 2]))
+    """
+    rows, columns = matrix.shape
+    smaller = min(rows, columns)
+    if not 1 <= count <= smaller:
+        raise ValueError(f"a {rows} x {columns} matrix has 1 … {smaller} leading singular vectors, not {count}")
+    device = matrix.device if isinstance(matrix, Tensor) else None
+    if smaller <= 200 or 4 * count > smaller:
+        if isinstance(matrix, Tensor):
+            dense = matrix.to(torch.float64)
+        else:
+            identity = np.eye(columns) if columns <= rows else np.eye(rows)
+            dense = torch.from_numpy(np.asarray(matrix @ identity if columns <= rows else (matrix.T @ identity).T))
+        left, values, right_t = torch.linalg.svd(dense.to(torch.float64), full_matrices=False)
+        return left[:, :count], values[:count], right_t[:count].mT
+    from scipy.sparse.linalg import svds
+
+    operand = matrix.detach().cpu().to(torch.float64).numpy() if isinstance(matrix, Tensor) else matrix
+    begin = np.random.default_rng(0).standard_normal(smaller)
+    u, s, vt = svds(operand, k=count, v0=begin, solver="arpack")
+    order = np.argsort(-s)
+    parts = (u[:, order], s[order], vt[order].T)
+    left, values, right = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts)
+    return left, values, right
 
 
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from lowdyn.dynamics import Descent, ReducedNetwork, gradient_descent, reduce_network, stable_lr
 from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.recovery import first_below
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Factorization, LeastSquares, low_rank_target
+from lowdyn.recovery import gradient_start
 
 
 def run(
@@ -38,7 +40,7 @@ def run(
     rule = Descent(lr=lr_fraction * stable_lr(problem, depth))
     product = network.end_to_end() / init_scale**depth
     reduced = reduce_network(network, problem)
-    left, right = _gradient_start(network, problem, rank)
+    left, right = gradient_start(network, problem, rank)
     core, core_problem = _compressed(left, right, problem, depth, init_scale)
 
     began = time.perf_counter()
@@ -79,19 +81,8 @@ def run(
         checked_difference=max(apart),
         full_step_seconds=full_seconds / checked_steps,
         compressed_step_seconds=core_seconds / steps,
-        steps_to_1e_6=_first_below(data, 1e-6),
+        steps_to_1e_6=first_below(data, "original", 1e-6),
     )
-
-
-def _gradient_start(network: DeepLinearNetwork, problem: Factorization, rank: int) -> tuple[Tensor, Tensor]:
-    """Return U and V of theory §3: V spans the top right singular vectors of G_1(0) and of G_1(0)ᵀ W_1(0)."""
-    product = network.end_to_end()
-    above = DeepLinearNetwork.from_weights(network.weights[1:]).end_to_end()
-    gradient = above.mT @ (product - problem.targets)
-    tops = [torch.linalg.svd(one).Vh[:rank].mT for one in (gradient, gradient.mT @ network.weights[0])]
-    right, _ = torch.linalg.qr(torch.cat(tops, dim=1))
-    left = product @ right
-    return left / left.norm(dim=0), right
 
 
 def _compressed(
@@ -107,11 +98,6 @@ def _end_to_end(reduced: ReducedNetwork, product: Tensor, inert: float) -> Tenso
     first, last = reduced.active[0], reduced.active[-1]
     inside = reduced.core.end_to_end() - inert * torch.eye(first.shape[1], dtype=first.dtype)
     return inert * product + last @ inside @ first.mT
-
-
-def _first_below(data: xr.Dataset, level: float) -> float:
-    below = data["step"].values[data["original"].values < level]
-    return float(below[0]) if len(below) else float("nan")
 
 
 def _cells(width: int, rank: int, steps: int, init_scale: float = 1e-3) -> Plan:
