@@ -20,7 +20,7 @@ from lowdyn.experiments.experiment import Experiment, Plan, grid
 from lowdyn.experiments.starts import STARTS
 from lowdyn.networks import MLP
 from lowdyn.observe import layer_metrics
-from lowdyn.observe.metrics import layer_features
+from lowdyn.observe.features import layer_features
 from lowdyn.training import Minibatches, train
 
 DRAWN = 600  # samples whose features are kept for the picture
