@@ -2,5 +2,6 @@
 
 from lowdyn.networks.classifiers import MLP, hybrid
 from lowdyn.networks.linear import DeepLinearNetwork, normal, orthogonal, uniform
+from lowdyn.networks.vit import SmallViT
 
-__all__ = ["MLP", "DeepLinearNetwork", "hybrid", "normal", "orthogonal", "uniform"]
+__all__ = ["MLP", "DeepLinearNetwork", "SmallViT", "hybrid", "normal", "orthogonal", "uniform"]
