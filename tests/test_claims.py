@@ -14,9 +14,10 @@ import xarray as xr
 
 from lowdyn import trajectory
 from lowdyn.claims.claim import Check, all_claims, at_least, at_most, near, shown, verdict
-from lowdyn.claims.layerwise import decay, line_fit
+from lowdyn.claims.layerwise import decay
 from lowdyn.data import load_images
 from lowdyn.experiments.experiment import Experiment, combine, each_cell
+from lowdyn.observe.depth import line_fit
 
 CLAIMS = all_claims()
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run

@@ -13,7 +13,7 @@ from lowdyn.claims.claim import Check, Datasets, at_most, shown
 from lowdyn.claims.layerwise import settings_text
 from lowdyn.experiments.depth_width import DEPTH_WIDTH
 from lowdyn.experiments.experiment import each_cell
-from lowdyn.plots import Series, curve_panels
+from lowdyn.plots import Series, layer_curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -98,15 +98,14 @@ def draw(datasets: Datasets) -> Figure:
     data = datasets[DEPTH_WIDTH.name]
     widths = {depth: _by_width(data, depth) for depth in (3, 2)}
     fractions = {depth: _by_fraction(data, depth) for depth in (3, 2)}
-    return curve_panels(
+    return layer_curves(
         {
-            "error against width": [_line(depth, cells, "error") for depth, cells in widths.items()],
-            "steps against width": [_line(depth, cells, "steps") for depth, cells in widths.items()],
-            "error against observed fraction": [_line(depth, cells, "error") for depth, cells in fractions.items()],
+            "relative error": [_line(depth, cells, "error") for depth, cells in widths.items()],
+            "steps": [_line(depth, cells, "steps") for depth, cells in widths.items()],
+            "relative error, full width": [_line(depth, cells, "error") for depth, cells in fractions.items()],
         },
-        y_labels=("relative error", "steps", "relative error"),
-        log_y=True,
-        title="Depth 2 and 3",
+        x_label=("width", "width", "observed fraction"),
+        title="Two and three factors",
     )
 
 

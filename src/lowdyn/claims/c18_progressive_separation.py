@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import line_fit, over_layers, settings_text
+from lowdyn.claims.layerwise import over_layers, settings_text
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.near_orthonormal import NEAR_ORTHONORMAL
+from lowdyn.observe.depth import line_fit
 from lowdyn.plots import Series, layer_curves
 
 if TYPE_CHECKING:

@@ -8,26 +8,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lowdyn.observe.depth import geometric_rate
 from lowdyn.plots import Series
-
-
-def line_fit(layers: Any, values: Any) -> tuple[float, float]:
-    """Return slope and R² of the least-squares line through ``values`` over ``layers``.
-
-    >>> line_fit([0, 1, 2], [1.0, 3.0, 5.0])
-    (2.0, 1.0)
-    """
-    layers, values = np.asarray(layers, dtype=float), np.asarray(values, dtype=float)
-    slope = np.polyfit(layers, values, 1)[0]
-    correlation = np.corrcoef(layers, values)[0, 1]
-    return float(round(slope, 12)), float(round(correlation**2, 12))
 
 
 def decay(cell: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return, per seed, the factor by which D_l falls from one layer to the next, and R² of its geometric law."""
-    fits = [line_fit(cell["layer"], np.log(cell["within_between_ratio"].sel(seed=seed))) for seed in cell["seed"]]
-    slopes, r_squared = np.array(fits).T
-    return np.exp(slopes), r_squared
+    fits = [geometric_rate(cell["within_between_ratio"].sel(seed=seed), cell["layer"]) for seed in cell["seed"]]
+    rates, r_squared = np.array(fits).T
+    return rates, r_squared
 
 
 def over_layers(cell: xr.Dataset, variable: str, name: str, **style: Any) -> Series:

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from lowdyn.dynamics import Descent, gradient_descent
-from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.experiment import Experiment, Plan, Settings, grid
 from lowdyn.experiments.recovery import UnseenError, random_mask
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Completion, low_rank_target
@@ -58,7 +58,7 @@ def run(
 
 def _cells(size: int, rank: int, widths: list[int], fractions: list[float], observed: float, **options: int) -> Plan:
     rates = {3: 3e-2, 2: 1e-2}  # as published, at d = 100 and 30 % observed
-    cells = []
+    cells: list[Settings] = []
     for depth, published in rates.items():
         for width, fraction in [(width, observed) for width in widths] + [(size, one) for one in fractions]:
             # The stable rate goes as 1/(p σ_1^{2(L−1)/L}), σ_1 near 2√d.

@@ -1,8 +1,8 @@
-"""*image-mlp*: a ten-layer ReLU perceptron learns to classify real images.
+"""*image-mlp*, *hybrid*, *real-depths*, *digits-mlp*: perceptrons learn to classify real images.
 
-The lecture and Wang et al. 2023 (arXiv 2311.02960) train width 1024 on CIFAR-10. Here: orthogonal start of gain √2
-(which keeps the size of ReLU features), SGD with momentum 0.9, decay 1e-4, rate 0.02 falling as a cosine to 0,
-batches of 128, cross entropy; CIFAR-10 if it is found, else scikit-learn's digits.
+The lecture and Wang et al. 2023 (arXiv 2311.02960) train width 1024 on CIFAR-10. Here: SGD with momentum 0.9 and a
+rate that falls as a cosine to 0, batches of 128, cross entropy; the data sets that are found, else scikit-learn's
+digits. An orthogonal start of gain √2 keeps the size of ReLU features, one of gain 1 that of linear ones.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import math
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, grid
 from lowdyn.experiments.starts import STARTS
 from lowdyn.networks import MLP
-from lowdyn.observe import layer_metrics
-from lowdyn.observe.metrics import layer_features
+from lowdyn.observe import LayerMetrics, Tracker, layer_features, layer_metrics
 from lowdyn.training import Minibatches, train
 
 DRAWN = 600  # samples whose features are kept for the picture
+RECORDS = 30  # of neural collapse, spaced evenly in the logarithm of the epoch
+RANK_TOLERANCE = 1e-3  # of numerical rank, times the largest singular value
 
 
 def run(
@@ -35,47 +36,97 @@ def run(
     epochs: int,
     lr: float,
     generator: torch.Generator,
+    relu_layers: int | None = None,
     start: str = "orthogonal",
     gain: float = math.sqrt(2),
+    weight_decay: float = 1e-4,
+    probed: bool = False,
+    collapsing: bool = False,
     shuffled: bool = False,
 ) -> xr.Dataset:
     """Return the training curve, metrics of the features z^0 … z^(L−1) on the training images, and 2-D pictures.
 
     ``embedding`` (layer, sample, axis) are the first two principal components of each layer's features, scaled
-    to unit root mean square; ``label`` (sample) their classes. ``start`` is "orthogonal", "normal", "uniform" or
-    torch's "default", scaled by ``gain``. ``shuffled`` measures by permuted labels, a negative control.
+    to unit root mean square; ``label`` (sample) their classes. ``relu_layers`` of the layers are ReLU layers, all by
+    default. ``start`` is "orthogonal", "normal", "uniform" or torch's "default", scaled by ``gain``. ``probed`` adds
+    ``numerical_rank`` and ``probe_accuracy``, by a linear classifier fitted and scored on the training images;
+    ``collapsing`` adds neural collapse at the classifier's input after some of the epochs: ``nc1`` … ``nc4`` over
+    ``record``, with the ``epoch`` and its ``training_accuracy``. ``shuffled`` measures by permuted labels, a negative
+    control.
     """
     images = images.take(min(samples, len(images.labels)))
     inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
     sizes = (inputs.shape[1], *[width] * (depth - 1), images.num_classes)
     chosen = None if start == "default" else STARTS[start]
-    model = MLP(sizes, gain, start=chosen, generator=generator)
+    model = MLP(sizes, gain, start=chosen, relu_layers=relu_layers, generator=generator)
     batches = Minibatches(inputs, labels, 128, generator)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    measured = labels[torch.randperm(len(labels), generator=generator)] if shuffled else labels
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
-    curve = train(model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler)
-    if shuffled:
-        labels = labels[torch.randperm(len(labels), generator=generator)]
-    metrics = layer_metrics(model, [(inputs, labels)], images.num_classes, r"^relu\d+$")
-    features = layer_features(model, inputs[:DRAWN], r"^relu\d+$")
+    collapse = Collapse(model, inputs, measured, images.num_classes, epochs if collapsing else 0)
+    curve = train(
+        model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler, on_epoch=collapse.after_epoch
+    )
+    pattern = rf"^({'|'.join(model.features)})$"
+    metrics = layer_metrics(
+        model,
+        [(inputs, measured)],
+        images.num_classes,
+        pattern,
+        rank_tolerance=RANK_TOLERANCE if probed else None,
+        probe=[(inputs, measured)] if probed else None,
+    )
+    features = layer_features(model, inputs[:DRAWN], pattern)
     metrics = metrics.assign_coords(layer=range(depth)).assign(
-        embedding=(("layer", "sample", "axis"), np.stack([_plane(one) for one in features.values()])),
-        label=("sample", labels[:DRAWN].numpy()),
+        embedding=(("layer", "sample", "axis"), np.stack([plane(one) for one in features.values()])),
+        label=("sample", measured[:DRAWN].numpy()),
         loss=curve["loss"],
         accuracy=curve["accuracy"],
     )
-    return metrics.assign_attrs(
-        data=images.name, used=images.used, sha256=images.sha256, class_names=json.dumps(images.class_names)
-    )
+    return metrics.merge(collapse.records(curve)).assign_attrs(described(images))
 
 
-def _plane(features: Tensor) -> np.ndarray:
-    """First two principal components, of unit root mean square."""
+def described(images: ImageSet) -> dict[str, str]:
+    """Return what a Dataset says of the images it was measured on."""
+    names = json.dumps(images.class_names)
+    return {"data": images.name, "used": images.used, "sha256": images.sha256, "class_names": names}
+
+
+def plane(features: Tensor) -> np.ndarray:
+    """Return the first two principal components, of unit root mean square."""
     centred = features.to(torch.float64) - features.to(torch.float64).mean(dim=0)
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     plane = left[:, :2] * values[:2]
     return np.asarray((plane / plane.square().mean().sqrt()).numpy())
 
+
+class Collapse:
+    """Records neural collapse at the classifier's input after some of the epochs, none where there are none."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor, num_classes: int, epochs: int) -> None:
+        spaced = np.geomspace(1, max(1, epochs), RECORDS).round().astype(int)
+        self.epochs: list[int] = np.unique(spaced).tolist()
+        probe = LayerMetrics([(inputs, labels)], num_classes, "^output$", collapse=True)
+        self.tracker = Tracker(model, probe, every=1) if epochs else None
+
+    def after_epoch(self, epoch: int) -> None:
+        """Look at the model if it is time; the tracker counts epochs."""
+        if self.tracker is not None:
+            self.tracker.steps = epoch
+            if epoch in self.epochs:
+                self.tracker.record()
+
+    def records(self, curve: xr.Dataset) -> xr.Dataset:
+        """Return what was seen, with the accuracy of the epoch that ended then."""
+        if self.tracker is None:
+            return xr.Dataset()
+        seen = self.tracker.trajectory.sel(features="output.input").isel(step=slice(1, None))
+        variables = {name: ("record", seen[name].values) for name in ("nc1", "nc2", "nc3", "nc4")}
+        accuracy = curve["accuracy"].values[np.array(self.epochs) - 1]
+        return xr.Dataset({**variables, "epoch": ("record", self.epochs), "training_accuracy": ("record", accuracy)})
+
+
+CIFAR_OR_DIGITS = ("cifar10", "digits")
 
 IMAGE_MLP = Experiment(
     "image-mlp",
@@ -85,5 +136,5 @@ IMAGE_MLP = Experiment(
         "quick": Plan(grid(samples=5000, width=256, depth=10, epochs=100, lr=0.02)),
         "paper": Plan(grid(samples=50_000, width=1024, depth=10, epochs=100, lr=0.02), seeds=3),
     },
-    images=("cifar10", "digits"),
+    images=CIFAR_OR_DIGITS,
 )

@@ -2,5 +2,16 @@
 
 from lowdyn.networks.classifiers import MLP, hybrid
 from lowdyn.networks.linear import DeepLinearNetwork, narrowest_split, normal, orthogonal, product_of, uniform
+from lowdyn.networks.vit import SmallViT
 
-__all__ = ["MLP", "DeepLinearNetwork", "hybrid", "narrowest_split", "normal", "orthogonal", "product_of", "uniform"]
+__all__ = [
+    "MLP",
+    "DeepLinearNetwork",
+    "SmallViT",
+    "hybrid",
+    "narrowest_split",
+    "normal",
+    "orthogonal",
+    "product_of",
+    "uniform",
+]

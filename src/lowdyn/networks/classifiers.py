@@ -68,13 +68,7 @@ class MLP(nn.Module):
         if relu_layers > depth - 1:
             raise ValueError(f"relu_layers is {relu_layers}, but a depth of {depth} has {depth - 1} hidden layers")
         for index, weight in enumerate(weights, start=1):
-            rows, columns = weight.shape
-            # On the meta device nothing is drawn: the global generator stays as it was.
-            layer = nn.Linear(columns, rows, bias=False, device="meta")
-            layer.weight = nn.Parameter(weight)
-            if bias:
-                layer.bias = nn.Parameter(torch.zeros(rows, dtype=weight.dtype))
-            self.add_module(f"hidden{index}" if index < depth else "output", layer)
+            self.add_module(f"hidden{index}" if index < depth else "output", linear_layer(weight, bias=bias))
             if index <= relu_layers:
                 self.add_module(f"relu{index}", nn.ReLU())
         self.rectified = tuple(index <= relu_layers for index in range(1, depth + 1))
@@ -128,6 +122,17 @@ def hybrid(
     depth = checked_count("relu_layers", relu_layers) + checked_count("linear_layers", linear_layers, at_least=1)
     sizes = (num_inputs, *[width] * (depth - 1), num_outputs)
     return MLP(sizes, relu_layers=relu_layers, **options)
+
+
+def linear_layer(weight: Tensor, *, bias: bool = True) -> nn.Linear:
+    """Return the layer that holds ``weight`` (out, in) itself; a bias starts at zero. No generator is drawn from."""
+    rows, columns = weight.shape
+    # On the meta device nothing is drawn: the global generator stays as it was.
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight)
+    if bias:
+        layer.bias = nn.Parameter(torch.zeros(rows, dtype=weight.dtype))
+    return layer
 
 
 def default_start(rows: int, columns: int, **options: Any) -> Tensor:

@@ -2,7 +2,9 @@
 
 from lowdyn.observe.blocks import BlockStructure
 from lowdyn.observe.bounds import layerwise_bounds
-from lowdyn.observe.metrics import LayerMetrics, layer_metrics
+from lowdyn.observe.depth import geometric_rate
+from lowdyn.observe.features import layer_features
+from lowdyn.observe.metrics import LayerMetrics, class_measures, layer_metrics, layer_moments
 from lowdyn.observe.moments import ClassMoments
 from lowdyn.observe.spectra import Spectra
 from lowdyn.observe.subspaces import ActiveSubspace, active_subspace, outside_share
@@ -16,7 +18,11 @@ __all__ = [
     "Spectra",
     "Tracker",
     "active_subspace",
+    "class_measures",
+    "geometric_rate",
+    "layer_features",
     "layer_metrics",
+    "layer_moments",
     "layerwise_bounds",
     "outside_share",
 ]

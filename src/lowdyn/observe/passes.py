@@ -1,0 +1,139 @@
+"""Passes over labelled batches: what is accumulated of every layer's features, and what is measured with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowdyn.observe.collapse import CollapsePass, classifier_weight
+from lowdyn.observe.features import Batches, Pool, batches, checked_labels, run_observed
+from lowdyn.observe.linear_probe import LinearProbe
+from lowdyn.observe.moments import ClassMoments, TotalMoments, merge_ranks
+
+WIDEST = 16_384  # features wider than this have no rank and no linear probe: their scatter would be 2 GiB
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The layers of ``model`` to look at, and how; the input of the module ``classifier`` is a layer too."""
+
+    model: nn.Module
+    num_classes: int
+    layers: str | None
+    pool: Pool
+    classifier: str | None = None
+    distributed: bool = False
+
+    def names(self, loader: Batches) -> list[str]:
+        """Return the names of the layers, from the first batch."""
+        found: list[str] = []
+        inputs, _ = next(batches(loader))
+        self._run(inputs, lambda name, _: found.append(name))
+        return found
+
+    def moments(self, loader: Batches, *, totals: bool) -> tuple[dict[str, ClassMoments], dict[str, TotalMoments]]:
+        """Return the class moments of every layer, and with ``totals`` the scatter matrices of those not too wide."""
+        by_class: dict[str, ClassMoments] = {}
+        of_all: dict[str, TotalMoments] = {}
+
+        def take(name: str, features: Tensor, labels: Tensor) -> None:
+            width = features.shape[1]
+            if name not in by_class:
+                by_class[name] = ClassMoments(self.num_classes, width, features.device)
+                if totals and width <= WIDEST:
+                    of_all[name] = TotalMoments(width, features.device)
+            by_class[name].update(features, labels)
+            # Sums over finite features may overflow; only features that are not finite are refused.
+            if not bool(by_class[name].squares.isfinite().all()) and not bool(features.isfinite().all()):
+                raise ValueError(f"features of {name!r} hold NaN or infinity")
+            if name in of_all:
+                of_all[name].update(features)
+
+        for _ in self._outputs(loader, take):
+            pass
+        if not self._everywhere(len(by_class)):
+            raise ValueError("the loader gave no batch")
+        self._merge([*by_class.values(), *of_all.values()])
+        return by_class, of_all
+
+    def collapse(
+        self, loader: Batches, moments: Mapping[str, ClassMoments], *, balanced: bool
+    ) -> list[dict[str, float]]:
+        """Return NC1 to NC4 of every layer, from a second pass over the samples of ``moments``."""
+        seconds = {name: CollapsePass(moment, balanced=balanced) for name, moment in moments.items()}
+        nearest: dict[str, Tensor] = {}
+        wrong = torch.zeros(len(seconds), dtype=torch.float64)
+
+        def take(name: str, features: Tensor, labels: Tensor) -> None:
+            nearest[name] = seconds[name].nearest(features, labels)
+
+        for outputs, _ in self._outputs(loader, take):
+            if outputs.shape[1:] != (self.num_classes,):  # no answers to compare with
+                wrong += torch.nan
+                continue
+            answers = outputs.argmax(dim=1)
+            wrong += torch.stack([(nearest[name] != answers.to(nearest[name])).sum().cpu() for name in seconds])
+        self._merge([one.projected for one in seconds.values()])
+        self._add(wrong)
+        measured = []
+        for (name, one), errors in zip(seconds.items(), wrong.tolist(), strict=True):
+            nc3 = float("nan")
+            if self.classifier is not None and name == f"{self.classifier}.input":
+                nc3 = one.nc3(classifier_weight(self.model, self.classifier))
+            nc4 = errors / float(one.moments.counts.sum())
+            measured.append({"nc1": one.nc1(name), "nc2": one.nc2(), "nc3": nc3, "nc4": nc4})
+        return measured
+
+    def accuracy(self, loader: Batches, probes: Mapping[str, LinearProbe]) -> dict[str, float]:
+        """Return the share of samples of ``loader`` that each layer's linear classifier gets right."""
+        right = torch.zeros(len(probes) + 1, dtype=torch.float64)  # the last counts the samples
+        order = {name: index for index, name in enumerate(probes)}
+
+        def take(name: str, features: Tensor, labels: Tensor) -> None:
+            if name in order:
+                right[order[name]] += (probes[name].predict(features) == labels).sum().cpu()
+
+        for _, labels in self._outputs(loader, take):
+            right[-1] += len(labels)
+        self._add(right)
+        if not right[-1]:
+            raise ValueError("the loader of the linear probe gave no sample")
+        return dict(zip(probes, (right[:-1] / right[-1]).tolist(), strict=True))
+
+    def _run(self, inputs: Tensor, keep: Callable[[str, Tensor], None]) -> Tensor:
+        return run_observed(self.model, inputs, keep, layers=self.layers, pool=self.pool, inputs_of=self.classifier)
+
+    def _outputs(self, loader: Batches, take: Callable[[str, Tensor, Tensor], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (outputs, labels) of every batch, after ``take`` has seen its features, layer by layer."""
+        for inputs, given in batches(loader):
+            labels = checked_labels(given, self.num_classes)
+
+            def keep(name: str, features: Tensor, labels: Tensor = labels) -> None:
+                if len(features) != len(labels):
+                    raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
+                take(name, features, labels.to(features.device))
+
+            yield self._run(inputs, keep), labels
+
+    def _everywhere(self, layers: int) -> bool:
+        """Whether every rank saw layers: one that raised alone would leave the others waiting."""
+        if not self.distributed:
+            return layers > 0
+        from torch import distributed
+
+        fewest = torch.tensor([layers])
+        distributed.all_reduce(fewest, op=distributed.ReduceOp.MIN)
+        return bool(fewest > 0)
+
+    def _merge(self, moments: Sequence[ClassMoments | TotalMoments]) -> None:
+        for one in moments if self.distributed else ():
+            merge_ranks(one)
+
+    def _add(self, counts: Tensor) -> None:
+        if self.distributed:
+            from torch import distributed
+
+            distributed.all_reduce(counts)

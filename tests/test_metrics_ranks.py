@@ -1,0 +1,51 @@
+"""Two processes over gloo have the metrics of one, under DDP and under FSDP2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from lowdyn import layer_metrics
+from tests.metrics_on_ranks import ASKED, case
+
+SCRIPT = Path(__file__).with_name("metrics_on_ranks.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT, str(rank), folder], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_two_ranks_have_the_metrics_of_one(ranks, wrapper):
+    model, x, labels = case()
+    asked = {**ASKED, "distributed": False}
+    expected = layer_metrics(model, [(x, labels)], 4, "relu|output", balanced=False, probe=[(x, labels)], **asked)
+    first, second = (xr.Dataset.from_dict(rank[wrapper]) for rank in ranks)
+    xr.testing.assert_identical(first, second)
+    assert first.attrs == expected.attrs
+    xr.testing.assert_allclose(first, expected, rtol=1e-6)
+    assert list(first["layer"].values) == list(expected["layer"].values)
+
+
+def test_each_rank_alone_has_its_share(ranks):
+    assert [rank["share"] for rank in ranks] == [30, 30]
+
+
+def test_a_rank_without_samples_stops_all(ranks):
+    assert [rank["empty"] for rank in ranks] == ["the loader gave no batch"] * 2
