@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.layerwise import line_fit
 from lowdyn.experiments.cost import COST
 from lowdyn.experiments.experiment import each_cell
+from lowdyn.observe.depth import line_fit
 from lowdyn.plots import Series, curves
 
 if TYPE_CHECKING:
