@@ -63,8 +63,8 @@ class Problem(ABC):
         TypeError for a masked or measured one, to which the theory of Φ does not apply.
         """
         raise TypeError(
-            f"this theory covers Factorization and Regression, not {type(self).__name__}: a masked or measured objective "
-            "moves all directions; compress the network instead"
+            f"this theory covers Factorization and Regression, not {type(self).__name__}: a masked or measured "
+            "objective moves all directions; compress the network instead"
         )
 
     @abstractmethod
