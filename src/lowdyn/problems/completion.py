@@ -96,7 +96,7 @@ class Completion(Problem):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the target."""
-        return torch.from_numpy(self.entries.by_row.data).dtype if self.targets is None else self.targets.dtype
+        return self.entries.torch_dtype if self.targets is None else self.targets.dtype
 
     @property
     def observed_fraction(self) -> float | Tensor:

@@ -1,11 +1,13 @@
-"""The observed entries of a matrix, stored by rows and by columns."""
+"""The observed entries of a matrix, by rows and, where needed, by columns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
@@ -14,13 +16,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Values at some places (i, j) of a matrix: ``by_row`` in CSR form, ``by_column`` the transpose in CSR form.
+    """Values at some places (i, j) of a matrix: ``by_row`` in canonical CSR form (sorted, nothing twice).
 
-    Both are canonical (sorted, nothing twice). A stored zero is an entry. Rows and columns may be empty.
+    A stored zero is an entry. Rows and columns may be empty.
     """
 
     by_row: sparse.csr_array
-    by_column: sparse.csr_array
 
     @classmethod
     def from_sparse(cls, matrix: Any) -> Self:
@@ -58,10 +59,12 @@ class Entries:
             place = int(np.flatnonzero(~np.isfinite(rows.data))[0])
             row, column = _place(rows, place)
             raise ValueError(f"the entry at row {row}, column {column} is {rows.data[place]}; leave unknown ones out")
-        columns = rows.T.tocsr()  # row indices come out sorted
-        for half in (rows, columns):
-            half.indices, half.indptr = half.indices.astype(np.int32, copy=False), half.indptr.astype(np.int64)
-        return cls(rows, columns)
+        return cls(_indexed(rows))
+
+    @cached_property
+    def by_column(self) -> sparse.csr_array:
+        """The transpose in canonical CSR form."""
+        return _indexed(self.by_row.T.tocsr())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,11 +81,16 @@ class Entries:
         """float32 or float64."""
         return self.by_row.dtype
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The same, as torch names it."""
+        return torch.float32 if self.dtype == np.float32 else torch.float64
+
     def astype(self, dtype: DTypeLike) -> Entries:
         """Return the entries in another precision; the pattern is shared."""
         if self.dtype == dtype:
             return self
-        return Entries(*(with_values(half, half.data.astype(dtype)) for half in (self.by_row, self.by_column)))
+        return Entries(with_values(self.by_row, self.by_row.data.astype(dtype)))
 
     def same_as(self, other: Entries) -> bool:
         """Return whether places and values agree, number by number."""
@@ -97,6 +105,12 @@ def with_values(pattern: sparse.csr_array, values: Array) -> sparse.csr_array:
     out = sparse.csr_array(pattern.shape, dtype=values.dtype)
     out.data, out.indices, out.indptr = values, pattern.indices, pattern.indptr
     return out
+
+
+def _indexed(half: sparse.csr_array) -> sparse.csr_array:
+    """Give every pattern the same index types, so that one compiled form serves."""
+    half.indices, half.indptr = half.indices.astype(np.int32, copy=False), half.indptr.astype(np.int64, copy=False)
+    return half
 
 
 def _check_indices(matrix: Any) -> None:

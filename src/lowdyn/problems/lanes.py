@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-LANES = 8
-"""Numbers in one piece: 512 bits of float64, 256 of float32."""
+LANES = 4
+"""Numbers in one piece."""
 
 INDEX = ir.IntType(32)
 
@@ -114,8 +114,13 @@ def dot(typing, one, other):
 
     def generate(context, builder, signature, arguments):
         pairs = list(zip(*(_pieces(builder, row) for row in arguments), strict=True))
-        total = builder.fmul(*pairs[0])
-        total = reduce(lambda add, pair: _fused(builder, *pair, add), pairs[1:], total)
+        # Two sums side by side: each waits for itself only.
+        sums = [
+            reduce(lambda add, pair: _fused(builder, *pair, add), chain[1:], builder.fmul(*chain[0]))
+            for chain in (pairs[::2], pairs[1::2])
+            if chain
+        ]
+        total = sums[0] if len(sums) == 1 else builder.fadd(*sums)
         width = LANES
         while width > 1:
             width //= 2

@@ -23,7 +23,7 @@ class Sensing(Problem):
     ValueError or TypeError for sizes that do not fit, nothing measured, NaN or infinity.
 
     >>> problem = Sensing(torch.eye(4, dtype=torch.float64).reshape(4, 2, 2), [1.0, 0.0, 0.0, 2.0])
-    >>> problem.loss(torch.zeros(2, 2)).item(), problem.surrogate().tolist()
+    >>> problem.loss([[0.0, 0.0], [0.0, 0.0]]).item(), problem.surrogate().tolist()
     (2.5, [[4.0, 0.0], [0.0, 8.0]])
     """
 
