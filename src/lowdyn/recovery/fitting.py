@@ -1,0 +1,127 @@
+"""Descent with every rate taken from the data, and when it ends: on a validation share, on a schedule, or at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lowdyn.recovery.objective import Factors, Objective
+from lowdyn.recovery.observations import Observations
+
+MOMENTUM = 0.5  # of Nesterov's: twice the speed of none, and too short a memory to overshoot
+GROWTH = 1.01  # an objective above so much of its lowest value means that the step was too large
+PATIENCE = 10  # iterations without a better validation error
+GAIN = 1e-4  # relative; less is not better
+
+
+@dataclass
+class Fit:
+    """What a run of descent came to. ``schedule`` holds the regularization of every iteration that led to it."""
+
+    factors: Factors
+    schedule: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    settled: bool = True
+    biases_suffice: bool = False
+
+
+class _Descent:
+    """Nesterov steps; one that makes the objective grow is taken back, and all further ones are half as long."""
+
+    def __init__(self, objective: Objective, factors: Factors) -> None:
+        self.objective = objective
+        self.step = 1.0
+        self.restart(factors)
+
+    def restart(self, factors: Factors) -> None:
+        """Go on from ``factors``, at rest."""
+        self.arrays, self.lowest = factors.arrays(), np.inf
+        self.safe = self.arrays
+        self.velocity = [np.zeros_like(one) for one in self.arrays]
+
+    @property
+    def factors(self) -> Factors:
+        """The present factors."""
+        return Factors.of(self.arrays)
+
+    def advance(self, decay: float) -> float:
+        """Make one step; return the objective where its gradient was taken."""
+        ahead = [one + MOMENTUM * v for one, v in zip(self.arrays, self.velocity, strict=True)]
+        with np.errstate(over="ignore", invalid="ignore"):  # a step too large is seen by the objective it reaches
+            loss, gradients, rates = self.objective.gradient(Factors.of(ahead), decay)
+        if not loss <= GROWTH * self.lowest:
+            self.step /= 2
+            self.arrays, self.velocity = self.safe, [np.zeros_like(one) for one in self.safe]
+            return self.lowest
+        if loss < self.lowest:
+            self.lowest, self.safe = loss, self.arrays
+        there = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
+        self.velocity = [one - before for one, before in zip(there, self.arrays, strict=True)]
+        self.arrays = there
+        return loss
+
+
+def fit_by_validation(
+    objective: Objective,
+    factors: Factors,
+    held_out: Observations,
+    regularization: float,
+    decay: Callable[[float], float],
+    max_iter: int,
+) -> Fit:
+    """Descend until the error on ``held_out`` falls no longer; then with half the regularization, while that helps.
+
+    ``decay`` turns a regularization into λ. The fit returned is the best on the held-out entries; when the biases
+    alone are as good, it is these.
+    """
+    rows, columns = held_out.rows, held_out.columns
+
+    def error(at: Factors) -> float:
+        return float(np.sqrt(np.mean((at.at(rows, columns) - held_out.values) ** 2, dtype=np.float64)))
+
+    alone = error(factors.without_product())
+    run, fit = _Descent(objective, factors), Fit(factors, errors=[error(factors)], settled=False)
+    lowest, at_level, schedule, idle = fit.errors[0], np.inf, list[float](), 0
+    while len(fit.losses) < max_iter:
+        fit.losses.append(run.advance(decay(regularization)))
+        schedule.append(regularization)
+        fit.errors.append(error(run.factors))
+        idle += 1
+        if fit.errors[-1] < (1 - GAIN) * lowest:
+            lowest, idle = fit.errors[-1], 0
+            fit.factors, fit.schedule = run.factors, list(schedule)
+        if idle == PATIENCE:
+            if regularization == 0.0 or lowest >= (1 - GAIN) * at_level:
+                fit.settled = True
+                break
+            at_level, idle, regularization = lowest, 0, regularization / 2
+            schedule = list(fit.schedule)
+            run.restart(fit.factors)
+    if not lowest < alone:
+        fit.factors, fit.schedule, fit.biases_suffice = factors.without_product(), [], True
+    return fit
+
+
+def fit_on_schedule(objective: Objective, factors: Factors, decays: Iterable[float]) -> Fit:
+    """Make one step for each λ of ``decays``."""
+    run, fit = _Descent(objective, factors), Fit(factors)
+    for decay in decays:
+        fit.losses.append(run.advance(decay))
+    fit.factors = run.factors
+    return fit
+
+
+def fit_to_rest(objective: Objective, factors: Factors, decay: float, tol: float, max_iter: int) -> Fit:
+    """Descend at one λ until the objective falls by less than ``tol``, relatively, in one iteration."""
+    run, fit = _Descent(objective, factors), Fit(factors, settled=False)
+    for _ in range(max_iter):
+        before = run.lowest
+        fit.losses.append(run.advance(decay))
+        if run.lowest <= before < np.inf and before - run.lowest <= tol * before and fit.losses[-1] <= before:
+            fit.settled = True
+            break
+    fit.factors = run.factors
+    return fit

@@ -1,0 +1,163 @@
+"""The objective of a deep factorization on the observed entries, its gradient, and rates taken from the data.
+
+Centred entries r_ij are followed by Σ over (i, j) in Ω of ½ ((U C_1 … C_(L−2) Vᵀ)_ij + b_i + c_j − r_ij)², plus
+½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) and the ridge of the biases (n_i, n_j: entries of a row, a column).
+At depth 2 the minimum carries a weighted trace norm, at depth 3 the sharper Schatten-⅔ quasi-norm: small singular
+values go to zero on their own, which is how the rank given becomes a ceiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowdyn.recovery.biases import PRIOR, Biases
+from lowdyn.recovery.kernels import residual_times, transposed_times
+from lowdyn.recovery.observations import Observations, Values
+from lowdyn.recovery.spectrum import Spectrum
+
+_MULTIPLE = {"f": 16, "d": 8}  # columns are padded to full vector registers
+_BLOCK = 1 << 18  # entries predicted at once
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """``left`` (rows, rank) · ``cores`` (rank, rank) each · ``right``ᵀ (rank, columns), and the biases."""
+
+    left: Values
+    cores: tuple[Values, ...]
+    right: Values
+    row_bias: Values
+    column_bias: Values
+
+    @classmethod
+    def start(cls, spectrum: Spectrum, biases: Biases, depth: int, init_scale: float) -> Factors:
+        """Return the spectral start: every factor orthonormal, in the weighted coordinates, times one scale.
+
+        That is ``init_scale`` times the scale at which the product of all factors has the spectrum's level.
+        """
+        scale = init_scale * spectrum.level ** (1 / depth)
+        rank, dtype = len(spectrum.values), spectrum.left.dtype
+        cores = tuple(scale * np.eye(rank, dtype=dtype) for _ in range(depth - 2))
+        alive = scale * (spectrum.values > 1e-6 * spectrum.values[0]).astype(dtype)  # others are rounding errors
+        return cls(alive * spectrum.left, cores, alive * spectrum.right, biases.row, biases.column)
+
+    @classmethod
+    def of(cls, arrays: Sequence[Values]) -> Factors:
+        """Return the factors made of arrays in the order of ``arrays``."""
+        left, right, row_bias, column_bias, *cores = arrays
+        return cls(left, tuple(cores), right, row_bias, column_bias)
+
+    def arrays(self) -> list[Values]:
+        """Return left, right, row biases, column biases, cores."""
+        return [self.left, self.right, self.row_bias, self.column_bias, *self.cores]
+
+    @property
+    def core(self) -> Values:
+        """The product of the cores (rank, rank)."""
+        return product(self.cores, self.left)
+
+    def scaled(self, scale: float) -> Factors:
+        """Return factors whose product, and whose biases, are ``scale`` times these."""
+        each = scale ** (1 / (2 + len(self.cores)))
+        cores = tuple(each * core for core in self.cores)
+        return Factors(each * self.left, cores, each * self.right, scale * self.row_bias, scale * self.column_bias)
+
+    def without_product(self) -> Factors:
+        """Return the biases alone: factors of zero."""
+        return Factors(0 * self.left, self.cores, 0 * self.right, self.row_bias, self.column_bias)
+
+    def at(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> Values:
+        """Return entries of the product plus their biases, a block of them at a time."""
+        left, values = self.left @ self.core, np.empty(len(rows), self.left.dtype)
+        for begin in range(0, len(rows), _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            values[part] = np.einsum("ik,ik->i", left[rows[part]], self.right[columns[part]])
+        return values + self.row_bias[rows] + self.column_bias[columns]
+
+
+def product(cores: Sequence[Values], like: Values) -> Values:
+    """Return the product of the cores; the identity for none, of the width and type of ``like`` (…, rank)."""
+    return reduce(np.matmul, cores, np.eye(like.shape[1], dtype=like.dtype))
+
+
+class Objective:
+    """The objective on one set of centred observations."""
+
+    def __init__(self, observations: Observations, *, discrepant_ratio: float, trained_biases: bool) -> None:
+        self.observations = observations
+        self.discrepant_ratio = discrepant_ratio
+        self.trained_biases = trained_biases
+        self.dtype = observations.values.dtype
+        self.counts = [n.astype(self.dtype) for n in (observations.row_counts, observations.column_counts)]
+        self.order = np.argsort(observations.columns, kind="stable")
+        self.column_starts = np.concatenate([[0], np.cumsum(observations.column_counts)])
+        self.rows_by_column = observations.rows[self.order]
+        self.residual = np.empty_like(observations.values)
+
+    def gradient(self, factors: Factors, decay: float) -> tuple[float, list[Values], list[Values]]:
+        """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
+
+        The rate of a row is one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j of that
+        row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
+        """
+        left, right, cores = factors.left, factors.right, factors.cores
+        rank, core, tiny = left.shape[1], factors.core, np.finfo(self.dtype).tiny
+        outer_left, outer_right = left @ core, right @ core.T
+        by_left, by_right = self._products(outer_left, right, factors.row_bias, factors.column_bias)
+        decays = [decay * np.sqrt(counts)[:, None] for counts in self.counts]
+        gradients = [by_left[:, :rank] @ core.T + decays[0] * left, by_right[:, :rank] + decays[1] * right]
+        bounds = self._bounds(outer_left, outer_right)
+        rates = [1 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
+        gradients += [by_left[:, rank] + PRIOR * factors.row_bias, by_right[:, rank + 1] + PRIOR * factors.column_bias]
+        rates += [self.trained_biases / (2 * (counts + PRIOR)) for counts in self.counts]
+
+        grams = [one.T @ (counts[:, None] * one) for one, counts in zip((left, right), self.counts, strict=True)]
+        between = left.T @ by_left[:, :rank]
+        for place, one in enumerate(cores):
+            before, after = product(cores[:place], left), product(cores[place + 1 :], left)
+            gradients.append(before.T @ between @ after.T + decay * one)
+            spread = _top(before.T @ grams[0] @ before) * _top(after @ grams[1] @ after.T) / len(self.observations)
+            rates.append(np.asarray(1 / (self.discrepant_ratio * (4 * spread + decay + tiny)), self.dtype))
+        squares = sum(float((d * one**2).sum()) for d, one in zip(decays, (left, right), strict=True))
+        squares += decay * sum(float((one**2).sum()) for one in cores)
+        squares += PRIOR * float((factors.row_bias**2).sum() + (factors.column_bias**2).sum())
+        return 0.5 * (float(self.residual @ self.residual) + squares), gradients, rates
+
+    def _products(self, left: Values, right: Values, row_bias: Values, column_bias: Values) -> tuple[Values, Values]:
+        """Return R B and Rᵀ A with A = [left, row bias, 1], B = [right, 1, column bias]: biases are two more columns."""
+        rank = left.shape[1]
+        width = -(-(rank + 2) // _MULTIPLE[self.dtype.char]) * _MULTIPLE[self.dtype.char]
+        padded = [np.zeros((len(one), width), self.dtype) for one in (left, right)]
+        padded[0][:, :rank], padded[0][:, rank], padded[0][:, rank + 1] = left, row_bias, 1
+        padded[1][:, :rank], padded[1][:, rank], padded[1][:, rank + 1] = right, 1, column_bias
+        by_left, by_right = (np.empty_like(one) for one in padded)
+        seen = self.observations
+        residual_times(seen.starts, seen.columns, seen.values, *padded, self.residual, by_left)
+        transposed_times(self.column_starts, self.rows_by_column, self.order, self.residual, padded[0], by_right)
+        return by_left, by_right
+
+    def _bounds(self, left: Values, right: Values) -> list[Values]:
+        """Return for every row the sum of ‖right_j‖² over its entries, and for every column that of ‖left_i‖²."""
+        seen = self.observations
+        of_right, of_left = (np.einsum("ik,ik->i", one, one) for one in (right, left))
+        return [
+            _sums(of_right[seen.columns], seen.starts),
+            _sums(of_left[self.rows_by_column], self.column_starts),
+        ]
+
+
+def _sums(values: Values, starts: NDArray[np.int64]) -> Values:
+    """Return the sums of values[starts[i]:starts[i + 1]]."""
+    sums = np.zeros(len(starts) - 1, values.dtype)
+    held = np.flatnonzero(np.diff(starts))
+    sums[held] = np.add.reduceat(values, starts[held])
+    return sums
+
+
+def _top(gram: Values) -> float:
+    return float(np.linalg.eigvalsh(gram)[-1])
