@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from lowdyn.recovery.observations import Observations, Values
 
-PRIOR = 4.0  # a bias is shrunk as if its row or column held so many more entries of value zero
 SWEEPS = 10  # alternating sweeps; each leaves about a tenth of the error of the one before
 
 
@@ -22,13 +21,13 @@ class Biases:
     column: Values
 
     @classmethod
-    def fit(cls, observations: Observations, center: str) -> Biases:
+    def fit(cls, observations: Observations, center: str, ridge: float) -> Biases:
         """Return the biases of ``center``: "none" (all zero), "mean" (rows and columns zero), or "bias".
 
-        The latter minimise ½Σ(x_ij − mean − b_i − c_j)² + ½ PRIOR (Σb_i² + Σc_j²) over the observed entries, one
-        side at a time. A row or column without entries has bias zero.
+        The latter minimise ½Σ(x_ij − mean − b_i − c_j)² + ½ ridge (Σb_i² + Σc_j²) over the observed entries, one side
+        at a time: a bias is shrunk as by ``ridge`` more entries of zero. Without entries it is zero.
 
-        >>> Biases.fit(Observations.read([[1.0, 2.0], [np.nan, 6.0]]), "mean").mean
+        >>> Biases.fit(Observations.read([[1.0, 2.0], [np.nan, 6.0]]), "mean", ridge=1.0).mean
         3.0
         """
         values, dtype = observations.values, observations.values.dtype
@@ -36,7 +35,7 @@ class Biases:
         mean = float(values.mean(dtype=np.float64)) if center != "none" and len(values) else 0.0
         if center == "bias":
             rows, columns, rest = observations.rows, observations.columns, values - mean
-            row_counts, column_counts = observations.row_counts + PRIOR, observations.column_counts + PRIOR
+            row_counts, column_counts = (np.maximum(n, 1) + ridge for n in (observations.row_counts, observations.column_counts))
             for _ in range(SWEEPS):
                 column = np.bincount(columns, rest - row[rows], minlength=len(column)) / column_counts
                 row = np.bincount(rows, rest - column[columns], minlength=len(row)) / row_counts

@@ -18,7 +18,7 @@ from lowdyn.arguments import checked_choice, checked_count, checked_number
 from lowdyn.recovery import storage
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.fitting import Fit, fit_by_validation, fit_on_schedule, fit_to_rest
-from lowdyn.recovery.objective import Factors
+from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.rows import solve_rows
 from lowdyn.recovery.start import Start
@@ -49,7 +49,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         then fit all entries that way. Without it, or with too few entries to hold two out, descent goes on to rest.
     validation_fraction : share of the entries held out, in (0, 1).
     max_iter : most iterations of descent, in either of the two fits.
-    tol : descent without early stopping ends when an iteration lowers the objective by less than this, relatively.
+    tol : descent ends when an iteration lowers the objective by less than this, relatively; with early stopping, when
+        the validation error is less than this share of the entries.
     warm_start : go on from the factors of the last fit, to rest and without early stopping (held-out entries would
         not be new to them). The matrix may have grown by rows and columns at the end.
     random_state : seed, RandomState or None; chooses the held-out entries, the signs, the start of the spectrum.
@@ -128,13 +129,12 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         if known is not None:
             start = start.grown(known)
         if trial is None:
-            decay = start.decay(self.regularization)
-            final = fit_to_rest(start.objective, start.factors, decay, self.tol, self.max_iter)
+            penalties = [start.penalty(self.regularization)]
+            final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter)
         else:
-            decays = [start.decay(one) for one in trial.schedule]
-            decay = decays[-1] if decays else start.decay(self.regularization)
+            penalties = [start.penalty(one) for one in trial.schedule or [self.regularization]]
             factors = start.factors.without_product() if trial.biases_suffice else start.factors
-            final = fit_on_schedule(start.objective, factors, decays)
+            final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)])
         if not (final.settled if trial is None else trial.settled):
             warnings.warn(
                 f"descent was still gaining after max_iter={self.max_iter} iterations; raise max_iter",
@@ -142,7 +142,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
                 stacklevel=2,
             )
         self.validation_curve_ = np.array([] if trial is None else trial.errors)
-        self._keep(seen, start, final, decay)
+        self._keep(seen, start, final, penalties[-1])
         return self
 
     def fit_transform(self, X: Any, y: None = None) -> Values:
@@ -162,7 +162,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         seen = self._read(X, reset=False)
-        left = solve_rows(seen, self._factors, self.mean_, self._decay, with_bias=self.center == "bias")
+        left = solve_rows(seen, self._factors, self.mean_, self._penalty, with_bias=self.center == "bias")
         return (left @ self._to_coordinates).astype(seen.values.dtype)
 
     def predict_entries(self, rows: ArrayLike, columns: ArrayLike, clip: bool = True) -> Values:
@@ -210,7 +210,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         arrays = {name: getattr(self, name) for name in ("loss_curve_", "validation_curve_")}
         arrays |= {"seen_starts": self._seen[0], "seen_columns": self._seen[1]}
         arrays |= {f"factor_{place}": one for place, one in enumerate(self._factors.arrays())}
-        numbers = {"mean": self.mean_, "range": self._range, "decay": self._decay, "n_iter": self.n_iter_}
+        numbers = {"mean": self.mean_, "range": self._range, "penalty": self._penalty, "n_iter": self.n_iter_}
         names = getattr(self, "feature_names_in_", None)
         numbers["feature_names"] = None if names is None else list(names)
         storage.save(path, self.get_params(), numbers, arrays)
@@ -223,7 +223,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         model.loss_curve_, model.validation_curve_ = arrays["loss_curve_"], arrays["validation_curve_"]
         model.n_iter_, model._seen = numbers["n_iter"], (arrays["seen_starts"], arrays["seen_columns"])
         factors = Factors.of([arrays[f"factor_{place}"] for place in range(2 + parameters["depth"])])
-        model._hold(factors, numbers["mean"], tuple(numbers["range"]), numbers["decay"])
+        model._hold(factors, numbers["mean"], tuple(numbers["range"]), Penalty(*numbers["penalty"]))
         model.n_features_in_ = len(factors.right)
         if numbers["feature_names"] is not None:
             model.feature_names_in_ = np.array(numbers["feature_names"], dtype=object)
@@ -265,6 +265,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
             center=self.center,
             init_scale=self.init_scale,
             discrepant_ratio=self.discrepant_ratio,
+            regularization=self.regularization,
             random_state=random_state,
         )
 
@@ -272,24 +273,23 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         """Return the fit to the entries that are not held out, its errors in the units of X."""
         start = self._start(seen.select(~held_out), random_state)
         validation = start.apply(seen.select(held_out))
-        fit = fit_by_validation(
-            start.objective, start.factors, validation, self.regularization, start.decay, self.max_iter
-        )
+        rule = (self.regularization, start.penalty, self.tol, self.max_iter)
+        fit = fit_by_validation(start.objective, start.factors, validation, *rule)
         fit.errors = [start.scale * error for error in fit.errors]
         return fit
 
-    def _keep(self, seen: Observations, start: Start, final: Fit, decay: float) -> None:
+    def _keep(self, seen: Observations, start: Start, final: Fit, penalty: Penalty) -> None:
         """Set the attributes of a fit, in the units of X."""
         self.n_iter_ = len(final.losses)
         self.loss_curve_ = np.array(final.losses) * (start.scale**2 / len(seen))
         self._seen = (seen.starts, seen.columns)
         limits = (float(seen.values.min()), float(seen.values.max()))
-        # The decay of a row factor in the units that scaled() gives it.
-        decay *= start.scale ** (2 - 2 / self.depth)
-        self._hold(final.factors.scaled(start.scale), start.mean, limits, decay)
+        # In the units that scaled() gives a factor, and the objective, λ is another number.
+        penalty = Penalty(penalty.decay * start.scale ** (2 - 2 / self.depth), penalty.ridge)
+        self._hold(final.factors.scaled(start.scale), start.mean, limits, penalty)
 
-    def _hold(self, factors: Factors, mean: float, limits: tuple[float, float], decay: float) -> None:
-        self._factors, self._range, self._decay = factors, limits, decay
+    def _hold(self, factors: Factors, mean: float, limits: tuple[float, float], penalty: Penalty) -> None:
+        self._factors, self._range, self._penalty = factors, limits, penalty
         self.mean_, self.row_bias_, self.column_bias_ = mean, factors.row_bias, factors.column_bias
         right, coordinates = np.linalg.qr(factors.right)
         outer, values, components = np.linalg.svd(np.linalg.qr(factors.left @ factors.core, mode="r") @ coordinates.T)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lowdyn.recovery.objective import Factors, Objective
+from lowdyn.recovery.objective import Factors, Objective, Penalty
 from lowdyn.recovery.observations import Observations
 
-MOMENTUM = 0.5  # of Nesterov's: twice the speed of none, and too short a memory to overshoot
+DELAY = 5  # momentum is t / (t + DELAY) after t steps: a memory that grows with the run and does not overshoot early
 GROWTH = 1.01  # an objective above so much of its lowest value means that the step was too large
 PATIENCE = 10  # iterations without a better validation error
 GAIN = 1e-4  # relative; less is not better
@@ -38,24 +38,32 @@ class _Descent:
 
     def restart(self, factors: Factors) -> None:
         """Go on from ``factors``, at rest."""
-        self.arrays, self.lowest = factors.arrays(), np.inf
+        self.arrays, self.lowest, self.last = factors.arrays(), np.inf, np.inf
         self.safe = self.arrays
-        self.velocity = [np.zeros_like(one) for one in self.arrays]
+        self._stand_still()
+
+    def _stand_still(self) -> None:
+        self.velocity, self.age = [np.zeros_like(one) for one in self.arrays], 0
 
     @property
     def factors(self) -> Factors:
         """The present factors."""
         return Factors.of(self.arrays)
 
-    def advance(self, decay: float) -> float:
+    def advance(self, penalty: Penalty) -> float:
         """Make one step; return the objective where its gradient was taken."""
-        ahead = [one + MOMENTUM * v for one, v in zip(self.arrays, self.velocity, strict=True)]
+        momentum = self.age / (self.age + DELAY)
+        ahead = [one + momentum * v for one, v in zip(self.arrays, self.velocity, strict=True)]
         with np.errstate(over="ignore", invalid="ignore"):  # a step too large is seen by the objective it reaches
-            loss, gradients, rates = self.objective.gradient(Factors.of(ahead), decay)
+            loss, gradients, rates = self.objective.gradient(Factors.of(ahead), penalty)
         if not loss <= GROWTH * self.lowest:
             self.step /= 2
-            self.arrays, self.velocity = self.safe, [np.zeros_like(one) for one in self.safe]
+            self.arrays, self.last = self.safe, np.inf
+            self._stand_still()
             return self.lowest
+        if loss > self.last:  # uphill: the momentum is spent (O'Donoghue and Candès 2015)
+            self.age = 0
+        self.last, self.age = loss, self.age + 1
         if loss < self.lowest:
             self.lowest, self.safe = loss, self.arrays
         there = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
@@ -69,12 +77,14 @@ def fit_by_validation(
     factors: Factors,
     held_out: Observations,
     regularization: float,
-    decay: Callable[[float], float],
+    penalty: Callable[[float], Penalty],
+    tol: float,
     max_iter: int,
 ) -> Fit:
     """Descend until the error on ``held_out`` falls no longer; then with half the regularization, while that helps.
 
-    ``decay`` turns a regularization into λ. The fit returned is the best on the held-out entries; when the biases
+    ``penalty`` is a function of the regularization. An error of
+    ``tol``, relative to the entries, is as good as none. The fit returned is the best on the held-out entries; when the biases
     alone are as good, it is these.
     """
     rows, columns = held_out.rows, held_out.columns
@@ -85,14 +95,18 @@ def fit_by_validation(
     alone = error(factors.without_product())
     run, fit = _Descent(objective, factors), Fit(factors, errors=[error(factors)], settled=False)
     lowest, at_level, schedule, idle = fit.errors[0], np.inf, list[float](), 0
+    nothing = tol * float(np.sqrt(np.mean(held_out.values**2, dtype=np.float64)))
     while len(fit.losses) < max_iter:
-        fit.losses.append(run.advance(decay(regularization)))
+        fit.losses.append(run.advance(penalty(regularization)))
         schedule.append(regularization)
         fit.errors.append(error(run.factors))
         idle += 1
         if fit.errors[-1] < (1 - GAIN) * lowest:
             lowest, idle = fit.errors[-1], 0
             fit.factors, fit.schedule = run.factors, list(schedule)
+        if lowest <= nothing:
+            fit.settled = True
+            break
         if idle == PATIENCE:
             if regularization == 0.0 or lowest >= (1 - GAIN) * at_level:
                 fit.settled = True
@@ -105,21 +119,21 @@ def fit_by_validation(
     return fit
 
 
-def fit_on_schedule(objective: Objective, factors: Factors, decays: Iterable[float]) -> Fit:
-    """Make one step for each λ of ``decays``."""
+def fit_on_schedule(objective: Objective, factors: Factors, penalties: Iterable[Penalty]) -> Fit:
+    """Make one step for each of ``penalties``."""
     run, fit = _Descent(objective, factors), Fit(factors)
-    for decay in decays:
-        fit.losses.append(run.advance(decay))
+    for penalty in penalties:
+        fit.losses.append(run.advance(penalty))
     fit.factors = run.factors
     return fit
 
 
-def fit_to_rest(objective: Objective, factors: Factors, decay: float, tol: float, max_iter: int) -> Fit:
-    """Descend at one λ until the objective falls by less than ``tol``, relatively, in one iteration."""
+def fit_to_rest(objective: Objective, factors: Factors, penalty: Penalty, tol: float, max_iter: int) -> Fit:
+    """Descend at one penalty until the objective falls by less than ``tol``, relatively, in one iteration."""
     run, fit = _Descent(objective, factors), Fit(factors, settled=False)
     for _ in range(max_iter):
         before = run.lowest
-        fit.losses.append(run.advance(decay))
+        fit.losses.append(run.advance(penalty))
         if run.lowest <= before < np.inf and before - run.lowest <= tol * before and fit.losses[-1] <= before:
             fit.settled = True
             break

@@ -1,7 +1,7 @@
 """The objective of a deep factorization on the observed entries, its gradient, and rates taken from the data.
 
 Centred entries r_ij are followed by Σ over (i, j) in Ω of ½ ((U C_1 … C_(L−2) Vᵀ)_ij + b_i + c_j − r_ij)², plus
-½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) and the ridge of the biases (n_i, n_j: entries of a row, a column).
+½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) + ½ κ (Σ_i b_i² + Σ_j c_j²); n_i, n_j count a row's, a column's entries.
 At depth 2 the minimum carries a weighted trace norm, at depth 3 the sharper Schatten-⅔ quasi-norm: small singular
 values go to zero on their own, which is how the rank given becomes a ceiling.
 """
@@ -11,17 +11,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowdyn.recovery.biases import PRIOR, Biases
+from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.kernels import residual_times, transposed_times
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.spectrum import Spectrum
 
 _MULTIPLE = {"f": 16, "d": 8}  # columns are padded to full vector registers
 _BLOCK = 1 << 18  # entries predicted at once
+
+
+class Penalty(NamedTuple):
+    """What holds the numbers back: λ on the factors, κ on the biases."""
+
+    decay: float
+    ridge: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +107,13 @@ class Objective:
         self.rows_by_column = observations.rows[self.order]
         self.residual = np.empty_like(observations.values)
 
-    def gradient(self, factors: Factors, decay: float) -> tuple[float, list[Values], list[Values]]:
+    def gradient(self, factors: Factors, penalty: Penalty) -> tuple[float, list[Values], list[Values]]:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
 
         The rate of a row is one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j of that
         row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
         """
-        left, right, cores = factors.left, factors.right, factors.cores
+        left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
         rank, core, tiny = left.shape[1], factors.core, np.finfo(self.dtype).tiny
         outer_left, outer_right = left @ core, right @ core.T
         by_left, by_right = self._products(outer_left, right, factors.row_bias, factors.column_bias)
@@ -113,8 +121,8 @@ class Objective:
         gradients = [by_left[:, :rank] @ core.T + decays[0] * left, by_right[:, :rank] + decays[1] * right]
         bounds = self._bounds(outer_left, outer_right)
         rates = [1 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
-        gradients += [by_left[:, rank] + PRIOR * factors.row_bias, by_right[:, rank + 1] + PRIOR * factors.column_bias]
-        rates += [self.trained_biases / (2 * (counts + PRIOR)) for counts in self.counts]
+        gradients += [by_left[:, rank] + ridge * factors.row_bias, by_right[:, rank + 1] + ridge * factors.column_bias]
+        rates += [self.trained_biases / (2 * (np.maximum(counts, 1) + ridge)) for counts in self.counts]
 
         grams = [one.T @ (counts[:, None] * one) for one, counts in zip((left, right), self.counts, strict=True)]
         between = left.T @ by_left[:, :rank]
@@ -125,7 +133,7 @@ class Objective:
             rates.append(np.asarray(1 / (self.discrepant_ratio * (4 * spread + decay + tiny)), self.dtype))
         squares = sum(float((d * one**2).sum()) for d, one in zip(decays, (left, right), strict=True))
         squares += decay * sum(float((one**2).sum()) for one in cores)
-        squares += PRIOR * float((factors.row_bias**2).sum() + (factors.column_bias**2).sum())
+        squares += ridge * float((factors.row_bias**2).sum() + (factors.column_bias**2).sum())
         return 0.5 * (float(self.residual @ self.residual) + squares), gradients, rates
 
     def _products(self, left: Values, right: Values, row_bias: Values, column_bias: Values) -> tuple[Values, Values]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from lowdyn.recovery.biases import PRIOR
-from lowdyn.recovery.objective import Factors
+from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
 
 
-def solve_rows(seen: Observations, factors: Factors, mean: float, decay: float, *, with_bias: bool) -> Values:
+def solve_rows(seen: Observations, factors: Factors, mean: float, penalty: Penalty, *, with_bias: bool) -> Values:
     """Return the left factor (rows, rank) that suits new rows, everything but it staying fixed.
 
     For each row the minimiser over u (and a bias b, ``with_bias``) of ½Σ(x_j − mean − c_j − b − (C Vᵀ)_jᵀ u)² +
-    ½ decay √n ‖u‖² + ½ PRIOR b², of smallest norm where that leaves freedom; zero for a row without entries.
+    ½ λ √n ‖u‖² + ½ κ b², of smallest norm where that leaves freedom; zero for a row without entries.
     """
     fixed = factors.right @ factors.core.T
     rank = fixed.shape[1]
@@ -24,8 +23,8 @@ def solve_rows(seen: Observations, factors: Factors, mean: float, decay: float, 
         part = slice(seen.starts[row], seen.starts[row + 1])
         if part.start < part.stop:
             known = design[seen.columns[part]]
-            penalty = np.full(design.shape[1], decay * np.sqrt(part.stop - part.start))
-            penalty[rank:] = PRIOR
-            gram = known.T @ known + np.diag(penalty)
+            held = np.full(design.shape[1], penalty.decay * np.sqrt(part.stop - part.start))
+            held[rank:] = penalty.ridge
+            gram = known.T @ known + np.diag(held)
             left[row] = np.linalg.lstsq(gram, known.T @ values[part], rcond=None)[0][:rank]
     return left

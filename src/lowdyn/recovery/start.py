@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lowdyn.recovery.biases import Biases
-from lowdyn.recovery.objective import Factors, Objective
+from lowdyn.recovery.objective import Factors, Objective, Penalty
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.spectrum import Spectrum
+
+RIDGE = 8.0  # of biases, per unit of regularization: entries of zero that a bias is held back by
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +34,11 @@ class Start:
         center: str,
         init_scale: float,
         discrepant_ratio: float,
+        regularization: float,
         random_state: np.random.RandomState,
     ) -> Start:
         """Return the start of a fit to ``seen``; ``rank`` is clipped at the smaller side."""
-        biases = Biases.fit(seen, center)
+        biases = Biases.fit(seen, center, RIDGE * regularization)
         centred = seen.with_values(seen.values - seen.values.dtype.type(biases.mean))
         # Squares of what is of order one neither overflow nor vanish, whatever unit the data have.
         scale = float(np.abs(centred.values).max()) or 1.0
@@ -51,13 +54,14 @@ class Start:
         """Number of factors."""
         return 2 + len(self.factors.cores)
 
-    def decay(self, regularization: float) -> float:
-        """Return λ: at the level of the spectrum, decay then pulls ``regularization`` times as hard as noise does.
+    def penalty(self, regularization: float) -> Penalty:
+        """Return λ and κ: at the level of the spectrum, decay pulls ``regularization`` times as hard as noise does.
 
-        A singular value s of the product pays λ s^(2/L − 1) a unit, and noise offers it ``edge``.
+        A singular value s of the product costs λ s^(2/L − 1) a unit, and noise offers ``edge`` for it.
         """
-        level = self.spectrum.level
-        return regularization * self.spectrum.edge * level ** (1 - 2 / self.depth) if level > 0 else 0.0
+        level, edge = self.spectrum.level, self.spectrum.edge
+        decay = regularization * edge * level ** (1 - 2 / self.depth) if level > 0 else 0.0
+        return Penalty(decay, RIDGE * regularization)
 
     def apply(self, seen: Observations) -> Observations:
         """Return other observations in the units of this start."""
