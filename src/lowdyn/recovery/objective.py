@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lowdyn.problems.entries import Entries
+from lowdyn.problems.observed import ObservedProducts
 from lowdyn.recovery.biases import Biases
-from lowdyn.recovery.kernels import residual_times, transposed_times
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.spectrum import Spectrum
 
-_MULTIPLE = {"f": 16, "d": 8}  # columns are padded to full vector registers
 _BLOCK = 1 << 18  # entries predicted at once
 
 
@@ -94,18 +94,22 @@ def product(cores: Sequence[Values], like: Values) -> Values:
 
 
 class Objective:
-    """The objective on one set of centred observations."""
+    """The objective on one set of centred observations, for factors of one rank."""
 
-    def __init__(self, observations: Observations, *, discrepant_ratio: float, trained_biases: bool) -> None:
-        self.observations = observations
+    def __init__(
+        self, observations: Observations, rank: int, *, discrepant_ratio: float, trained_biases: bool
+    ) -> None:
+        self.rank = rank
         self.discrepant_ratio = discrepant_ratio
         self.trained_biases = trained_biases
         self.dtype = observations.values.dtype
-        self.counts = [n.astype(self.dtype) for n in (observations.row_counts, observations.column_counts)]
-        self.order = np.argsort(observations.columns, kind="stable")
-        self.column_starts = np.concatenate([[0], np.cumsum(observations.column_counts)])
-        self.rows_by_column = observations.rows[self.order]
-        self.residual = np.empty_like(observations.values)
+        self.entries = Entries.from_sparse(observations.to_csr())
+        self.counts = [np.diff(half.indptr).astype(self.dtype) for half in (self.entries.by_row, self.entries.by_column)]
+        # Biases are two more columns: A = [U C, b, 1] times B = [V, 1, c]ᵀ.
+        self.products = ObservedProducts(self.entries, rank + 2)
+        self.left, self.by_left = self.products.left.numpy(), self.products.left_gradient.numpy()
+        self.right, self.by_right = self.products.right.mT.numpy(), self.products.right_gradient.mT.numpy()
+        self.left[:, rank + 1], self.right[:, rank] = 1, 1
 
     def gradient(self, factors: Factors, penalty: Penalty) -> tuple[float, list[Values], list[Values]]:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
@@ -114,9 +118,12 @@ class Objective:
         row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
         """
         left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
-        rank, core, tiny = left.shape[1], factors.core, np.finfo(self.dtype).tiny
+        rank, core, tiny = self.rank, factors.core, np.finfo(self.dtype).tiny
         outer_left, outer_right = left @ core, right @ core.T
-        by_left, by_right = self._products(outer_left, right, factors.row_bias, factors.column_bias)
+        self.left[:, :rank], self.left[:, rank] = outer_left, factors.row_bias
+        self.right[:, :rank], self.right[:, rank + 1] = right, factors.column_bias
+        loss = self.products.compute()
+        by_left, by_right = self.by_left, self.by_right
         decays = [decay * np.sqrt(counts)[:, None] for counts in self.counts]
         gradients = [by_left[:, :rank] @ core.T + decays[0] * left, by_right[:, :rank] + decays[1] * right]
         bounds = self._bounds(outer_left, outer_right)
@@ -129,34 +136,18 @@ class Objective:
         for place, one in enumerate(cores):
             before, after = product(cores[:place], left), product(cores[place + 1 :], left)
             gradients.append(before.T @ between @ after.T + decay * one)
-            spread = _top(before.T @ grams[0] @ before) * _top(after @ grams[1] @ after.T) / len(self.observations)
+            spread = _top(before.T @ grams[0] @ before) * _top(after @ grams[1] @ after.T) / self.entries.count
             rates.append(np.asarray(1 / (self.discrepant_ratio * (4 * spread + decay + tiny)), self.dtype))
         squares = sum(float((d * one**2).sum()) for d, one in zip(decays, (left, right), strict=True))
         squares += decay * sum(float((one**2).sum()) for one in cores)
         squares += ridge * float((factors.row_bias**2).sum() + (factors.column_bias**2).sum())
-        return 0.5 * (float(self.residual @ self.residual) + squares), gradients, rates
-
-    def _products(self, left: Values, right: Values, row_bias: Values, column_bias: Values) -> tuple[Values, Values]:
-        """Return R B and Rᵀ A with A = [left, row bias, 1], B = [right, 1, column bias]: biases are two more columns."""
-        rank = left.shape[1]
-        width = -(-(rank + 2) // _MULTIPLE[self.dtype.char]) * _MULTIPLE[self.dtype.char]
-        padded = [np.zeros((len(one), width), self.dtype) for one in (left, right)]
-        padded[0][:, :rank], padded[0][:, rank], padded[0][:, rank + 1] = left, row_bias, 1
-        padded[1][:, :rank], padded[1][:, rank], padded[1][:, rank + 1] = right, 1, column_bias
-        by_left, by_right = (np.empty_like(one) for one in padded)
-        seen = self.observations
-        residual_times(seen.starts, seen.columns, seen.values, *padded, self.residual, by_left)
-        transposed_times(self.column_starts, self.rows_by_column, self.order, self.residual, padded[0], by_right)
-        return by_left, by_right
+        return loss + 0.5 * squares, gradients, rates
 
     def _bounds(self, left: Values, right: Values) -> list[Values]:
         """Return for every row the sum of ‖right_j‖² over its entries, and for every column that of ‖left_i‖²."""
-        seen = self.observations
-        of_right, of_left = (np.einsum("ik,ik->i", one, one) for one in (right, left))
-        return [
-            _sums(of_right[seen.columns], seen.starts),
-            _sums(of_left[self.rows_by_column], self.column_starts),
-        ]
+        halves = (self.entries.by_row, self.entries.by_column)
+        squares = [np.einsum("ik,ik->i", one, one) for one in (right, left)]
+        return [_sums(one[half.indices], half.indptr) for one, half in zip(squares, halves, strict=True)]
 
 
 def _sums(values: Values, starts: NDArray[np.int64]) -> Values:

@@ -45,7 +45,7 @@ class Spectrum:
         edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
         fraction = len(observations) / (observations.shape[0] * observations.shape[1])
         left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
-        return cls(left, values, right, edge, float(values[0]) / fraction)
+        return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
 
 
 def _quarter(counts: Any) -> Values:

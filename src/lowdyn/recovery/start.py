@@ -46,7 +46,7 @@ class Start:
         biases = Biases(biases.mean, biases.row / scale, biases.column / scale)
         rest = unit.with_values(unit.values - biases.row[unit.rows] - biases.column[unit.columns])
         spectrum = Spectrum.of(rest, min(rank, *seen.shape), random_state)
-        objective = Objective(unit, discrepant_ratio=discrepant_ratio, trained_biases=center == "bias")
+        objective = Objective(unit, len(spectrum.values), discrepant_ratio=discrepant_ratio, trained_biases=center == "bias")
         return cls(biases.mean, scale, objective, Factors.start(spectrum, biases, depth, init_scale), spectrum)
 
     @property
