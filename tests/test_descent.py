@@ -447,7 +447,7 @@ def test_a_diverging_start_has_no_records():
         ({"every": 0}, ValueError, "every must be at least 1"),
         ({"tol": -1e-3}, ValueError, "tol must be at least 0"),
         ({"tol": np.nan}, ValueError, "tol must be finite"),
-        ({"problem": "sum"}, TypeError, "problem must be a Factorization or Regression, got str"),
+        ({"problem": "sum"}, TypeError, "problem must be a Factorization, Regression or Completion, got str"),
         ({"problem": Factorization(gaussian(4, 3))}, ValueError, "maps 4 inputs to 3 outputs, the problem .3, 4."),
         ({"problem": Factorization(gaussian(2, 3, 4))}, ValueError, "2 runs, the network no dimension of runs"),
         ({"descent": Descent(0.1, factor_rates=(1.0, 1.0))}, ValueError, "factor_rates has 2 entries, the network 1"),

@@ -53,12 +53,12 @@ def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return str(value)
 
 
-def checked_matrix(name: str, value: Any) -> Tensor:
+def checked_matrix(name: str, value: Any, *, finite: bool = True) -> Tensor:
     """Return ``value`` as a finite floating tensor of shape (…, rows, columns).
 
     A tensor is returned as it is, detached; a NumPy array or nested list is copied. Whole numbers become
     float64. TypeError for what is not numeric or is complex, ValueError for fewer than two dimensions, an
-    empty matrix, NaN or infinity.
+    empty matrix, NaN or infinity (unless ``finite`` is False).
 
     >>> checked_matrix("target", [[1.0, 2.0]]).shape
     torch.Size([1, 2])
@@ -78,7 +78,7 @@ def checked_matrix(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name} must be a matrix (rows, columns), got shape {tuple(tensor.shape)}")
     if tensor.numel() == 0:
         raise ValueError(f"{name} is empty: shape {tuple(tensor.shape)}")
-    if not bool(torch.isfinite(tensor).all()):
+    if finite and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"{name} holds {bad} values that are NaN or infinite out of {tensor.numel()}")
     return tensor

@@ -112,6 +112,15 @@ def low_rank_factors(matrix: Tensor, *, tolerance: float | None = None) -> tuple
     return left[:, kept], values[kept], right_t[kept].mT
 
 
+def spectral_norm(matrices: Tensor) -> float:
+    """Return the largest singular value of a matrix, the largest over all of them for (…, m, n).
+
+    >>> spectral_norm(torch.diag(torch.tensor([3.0, 4.0])))
+    4.0
+    """
+    return float(torch.linalg.matrix_norm(matrices.to(torch.float64), ord=2).max())
+
+
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
     """Principal angles in radians, largest first, between the spans of two orthonormal bases.
 

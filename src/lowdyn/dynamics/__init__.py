@@ -4,7 +4,7 @@ from lowdyn.dynamics.descent import DivergenceError, gradient_descent
 from lowdyn.dynamics.frames import Family, Frames, invariant_frames
 from lowdyn.dynamics.prediction import SaxeSolution, escape_steps, saxe_solution, stable_lr
 from lowdyn.dynamics.reduction import ReducedNetwork, reduce_network
-from lowdyn.dynamics.rule import Descent
+from lowdyn.dynamics.rule import Descent, ScaledDescent
 from lowdyn.dynamics.sampling import SampledNetwork, sample_reduced_network
 from lowdyn.dynamics.small import SmallNetwork, inert_scales
 
@@ -16,6 +16,7 @@ __all__ = [
     "ReducedNetwork",
     "SampledNetwork",
     "SaxeSolution",
+    "ScaledDescent",
     "SmallNetwork",
     "escape_steps",
     "gradient_descent",

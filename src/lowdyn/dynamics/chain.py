@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lowdyn.dynamics.rule import Descent
-from lowdyn.problems import LeastSquares
+from lowdyn.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Part:
     """
 
     weights: list[Tensor]
-    problem: LeastSquares
+    problem: Problem
     multiplicity: float = 1.0
     rectified: tuple[bool, ...] = ()
 
@@ -88,25 +88,36 @@ class Loop(ABC):
 
 
 class ChainLoop(Loop):
-    """The loop in torch, for any network on any device."""
+    """The loop in torch, for any network and problem on any device."""
 
     def __init__(self, parts: Sequence[Part], descent: Descent) -> None:
         super().__init__(parts)
         self.parts = parts
-        self.chains = [Chain(part, descent) for part in parts]
+        self.chains = [
+            Chain(part.weights, descent, part.problem.scale, part.problem.inputs, part.rectified) for part in parts
+        ]
+        self.problems = [part.problem for part in parts]
+        self.residuals: list[Tensor] | None = None  # of the present weights, once they are known
         self.multiply_adds = max(chain.multiply_adds for chain in self.chains)
 
     def loss(self) -> Tensor:
         """Return the loss at the present weights, of all parts together."""
-        return sum((chain.loss() for chain in self.chains[1:]), start=self.chains[0].loss())
+        self.residuals = self._forward()
+        triples = zip(self.parts, self.problems, self.residuals, strict=True)
+        losses = [part.multiplicity * problem.loss_of(residual) for part, problem, residual in triples]
+        return sum(losses[1:], start=losses[0])
 
     def advance(self, rates: Sequence[float | Tensor]) -> None:
         """Make one update per learning rate."""
-        like = self.chains[0].weights[0]
         for rate in rates:
-            shaped = rate.to(like)[:, None, None] if isinstance(rate, Tensor) else rate
-            for chain in self.chains:
-                chain.step(shaped)
+            residuals = self._forward() if self.residuals is None else self.residuals
+            self.residuals = None
+            for chain, problem, residual in zip(self.chains, self.problems, residuals, strict=True):
+                chain.backward(problem.pull_back(residual), rate)
+
+    def _forward(self) -> list[Tensor]:
+        pairs = zip(self.chains, self.problems, strict=True)
+        return [problem.residual(chain.forward()) for chain, problem in pairs]
 
     def write_back(self) -> None:
         """Bring the network up to date with the runs that still train (they are copies once some have ended)."""
@@ -116,36 +127,46 @@ class ChainLoop(Loop):
                     whole[self.active] = present
 
     def _select(self, chosen: Tensor) -> None:
-        for chain in self.chains:
-            chain.select(chosen)
+        self.residuals = None
+        self.problems = [problem.select(chosen) for problem in self.problems]
+        for chain, problem in zip(self.chains, self.problems, strict=True):
+            chain.select(chosen, problem.inputs)
 
 
 class Chain:
-    """One part at work: the factors that still train, the buffers of their chain, their momentum."""
+    """Factors that train: their product with the inputs, the buffers of it, their momentum.
 
-    def __init__(self, part: Part, descent: Descent) -> None:
-        weights, problem = part.weights, part.problem
-        self.multiplicity = part.multiplicity
+    ``scale`` times what ``backward`` is given is the derivative of the loss with respect to the outputs.
+    """
+
+    def __init__(
+        self,
+        weights: list[Tensor],
+        descent: Descent,
+        scale: float,
+        inputs: Tensor | None = None,
+        rectified: Sequence[bool] = (),
+    ) -> None:
         self.batched = weights[0].ndim == 3
         self.multiply = torch.bmm if self.batched else torch.mm
-        self.descent = descent
-        self.rectified = part.rectified or (False,) * len(weights)
+        self.descent, self.scale = descent, scale
+        self.rectified = rectified or (False,) * len(weights)
         self.factor_rates = descent.rates_of_factors(len(weights))
         # Thin on the output side: there the chain starts, on transposed factors, which are views.
-        columns = problem.shape[1] if problem.inputs is None else problem.inputs.shape[-1]
-        self.transposed = problem.shape[0] < columns and not any(self.rectified)
+        columns = weights[0].shape[-1] if inputs is None else inputs.shape[-1]
+        self.transposed = weights[-1].shape[-2] < columns and not any(self.rectified)
         if self.transposed:
             self.factor_rates = self.factor_rates[::-1]
-        self._start(weights, [torch.zeros_like(w) for w in weights] if descent.momentum else [], problem)
+        self.trains = any(self.factor_rates)
+        self._start(weights, [torch.zeros_like(w) for w in weights] if descent.momentum else [], inputs)
 
-    def _start(self, weights: list[Tensor], velocities: list[Tensor], problem: LeastSquares) -> None:
-        self.weights, self.velocities, self.problem = weights, velocities, problem
-        self.residual: Tensor | None = None  # of the present weights, once it is known
+    def _start(self, weights: list[Tensor], velocities: list[Tensor], inputs: Tensor | None) -> None:
+        self.weights, self.velocities, self.inputs = weights, velocities, inputs
         self.chain = [w.mT for w in reversed(weights)] if self.transposed else weights
         self.chain_velocities = [v.mT for v in reversed(velocities)] if self.transposed else velocities
-        first = None if self.transposed else problem.inputs
+        first = None if self.transposed else inputs
         if first is None and any(self.rectified):
-            first = torch.eye(problem.shape[1], dtype=weights[0].dtype, device=weights[0].device)
+            first = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
         if first is not None and self.batched and first.ndim == 2:
             first = first.expand(weights[0].shape[0], -1, -1)
         # P_1 … P_L. Without P_0 the first factor is its own output P_1 and needs no product.
@@ -157,24 +178,21 @@ class Chain:
         # B_1 … B_{L-1}, the residual pulled back to each feature.
         self.pulled = [torch.empty_like(feature) for feature in self.features[:-1]]
 
+    def place(self, product: Tensor) -> None:
+        """Let ``forward`` write the product of the factors, without inputs, into a matrix of the caller's layout."""
+        if len(self.weights) == 1:
+            product.copy_(self.weights[0])
+            self._start([product], self.velocities, None)
+        else:
+            self.features[-1] = product.mT if self.transposed else product
+
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds of the largest product of a step, over all runs."""
         return self.features[0].shape[-1] * max(weight.numel() for weight in self.weights)
 
-    def loss(self) -> Tensor:
-        """Return the part's share of the loss at the present weights; one number, or one per run still training."""
-        self.residual = self._forward()
-        return self.multiplicity * self.problem.loss_of(self.residual)
-
-    def step(self, rate: float | Tensor) -> None:
-        """Make one update."""
-        residual = self._forward() if self.residual is None else self.residual
-        self.residual = None
-        self._backward(residual, rate)
-
-    def _forward(self) -> Tensor:
-        """Fill P_1 … P_L and return the residual of the outputs."""
+    def forward(self) -> Tensor:
+        """Fill P_1 … P_L and return the outputs W_L … W_1 X."""
         below = self.first
         for factor, relu, feature in zip(self.chain, self.rectified, self.features, strict=True):
             if below is not None:
@@ -184,27 +202,31 @@ class Chain:
             below = feature
         last = self.features[-1]
         if not self.transposed:
-            return self.problem.residual(last)
-        inputs = self.problem.inputs
-        return self.problem.residual(last.mT if inputs is None else last.mT @ inputs)
+            return last
+        return last.mT if self.inputs is None else last.mT @ self.inputs
 
-    def _backward(self, residual: Tensor, rate: float | Tensor) -> None:
-        """Pull the residual back through the chain, updating every factor on the way."""
-        pulled = residual
+    def backward(self, pulled: Tensor, rate: float | Tensor) -> None:
+        """Pull the derivative with respect to the outputs back through the chain, updating every factor on the way.
+
+        A factor of rate 0 stays as it is, to the bit, and its gradient is not computed.
+        """
         if self.transposed:
-            inputs = self.problem.inputs
-            pulled = (residual if inputs is None else residual @ inputs.mT).mT
-        for layer in reversed(range(len(self.chain))):
+            pulled = (pulled if self.inputs is None else pulled @ self.inputs.mT).mT
+        if isinstance(rate, Tensor):
+            rate = rate.to(pulled)[:, None, None]
+        trained = [layer for layer, factor_rate in enumerate(self.factor_rates) if factor_rate]
+        for layer in reversed(range(trained[0] if trained else len(self.chain), len(self.chain))):
             current, feature = pulled, self.features[layer - 1] if layer else self.first
-            if layer and feature is not None:
+            if layer > trained[0] and feature is not None:
                 # Pulled through W_l before W_l changes.
                 pulled = self.multiply(self.chain[layer].mT, current, out=self.pulled[layer - 1])
                 if self.rectified[layer - 1]:
                     pulled.mul_(feature > 0)
-            self._update(layer, current, feature, rate * self.factor_rates[layer])
+            if self.factor_rates[layer]:
+                self._update(layer, current, feature, rate * self.factor_rates[layer])
 
     def _update(self, layer: int, pulled: Tensor, feature: Tensor | None, rate: float | Tensor) -> None:
-        weight, scale = self.chain[layer], self.problem.scale
+        weight, scale = self.chain[layer], self.scale
         momentum, decay = self.descent.momentum, self.descent.weight_decay
         if self.descent.decoupled and decay:
             weight.mul_(1 - rate * decay)
@@ -240,10 +262,6 @@ class Chain:
         else:
             into.addmm_(pulled, feature.mT, beta=keep, alpha=add)
 
-    def select(self, chosen: Tensor) -> None:
-        """Go on with copies of only the ``chosen`` runs."""
-        self._start(
-            [weight[chosen] for weight in self.weights],
-            [velocity[chosen] for velocity in self.velocities],
-            self.problem.select(chosen),
-        )
+    def select(self, chosen: Tensor, inputs: Tensor | None = None) -> None:
+        """Go on with copies of only the ``chosen`` runs, and their inputs."""
+        self._start([w[chosen] for w in self.weights], [v[chosen] for v in self.velocities], inputs)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowdyn.dynamics.chain import Loop, Part, total_loss
 from lowdyn.dynamics.rule import Descent
+from lowdyn.problems import LeastSquares
 
 Array = NDArray[np.floating]
 MULTIPLE = 4  # sizes are padded with zeros to a multiple of this; zeros stay zeros
@@ -160,6 +161,7 @@ class CompiledLoop(Loop):
         self.current = list(parts)  # with the problems of the runs still training
         depth = len(core.weights)
         self.factor_rates = np.array(descent.rates_of_factors(depth))
+        assert isinstance(core.problem, LeastSquares)  # nothing else is reduced
         inputs = core.problem.inputs
         columns = core.problem.shape[1] if inputs is None else inputs.shape[-1]
         widest = max(columns, *(side for weight in core.weights for side in weight.shape[-2:]))

@@ -16,8 +16,9 @@ from lowdyn import __version__
 from lowdyn.arguments import checked_count, checked_number
 from lowdyn.dynamics.chain import ChainLoop, Loop, Part
 from lowdyn.dynamics.prediction import stable_lr
-from lowdyn.dynamics.rule import Descent
-from lowdyn.problems import LeastSquares
+from lowdyn.dynamics.rule import Descent, ScaledDescent
+from lowdyn.dynamics.split import SplitLoop, splits
+from lowdyn.problems import Problem
 from lowdyn.trajectory import Probe, Recorder, coordinates, observations
 
 SMALL = 4e6  # multiply-adds of a product below which a second thread costs more than it brings
@@ -47,7 +48,7 @@ class DivergenceError(ArithmeticError):
 
 def gradient_descent(
     network: Network,
-    problem: LeastSquares,
+    problem: Problem,
     descent: Descent,
     steps: int,
     record: Probe | Sequence[Probe] | None = None,
@@ -128,7 +129,7 @@ def gradient_descent(
     return recorder.dataset(attrs)
 
 
-def _parts(network: Network, problem: LeastSquares) -> list[Part]:
+def _parts(network: Network, problem: Problem) -> list[Part]:
     """Return what of ``network`` evolves by itself: all of it, or what a reduced network says."""
     if hasattr(network, "parts"):
         return network.parts(problem)
@@ -137,7 +138,16 @@ def _parts(network: Network, problem: LeastSquares) -> list[Part]:
 
 
 def _loop(network: Network, parts: Sequence[Part], descent: Descent) -> Loop:
-    """Return the loop that trains ``parts``: compiled for a reduced network on a CPU, else torch."""
+    """Return the loop that trains ``parts``: compiled for reduced networks and narrow completions on a CPU."""
+    if isinstance(descent, ScaledDescent):
+        if len(parts) > 1 or len(parts[0].weights) != 2 or any(parts[0].rectified):
+            what = f"{type(network).__name__} of {len(parts[0].weights)} factors"
+            raise ValueError(
+                f"ScaledDescent is a rule for two factors W_2 W_1 without ReLU, got a {what}; take Descent"
+            )
+        return SplitLoop(parts[0], descent)
+    if len(parts) == 1 and splits(parts[0]):
+        return SplitLoop(parts[0], descent)
     if getattr(network, "compiled", False) and parts[0].weights[0].device.type == "cpu":
         from lowdyn.dynamics.compiled import CompiledLoop
 
@@ -145,10 +155,10 @@ def _loop(network: Network, parts: Sequence[Part], descent: Descent) -> Loop:
     return ChainLoop(parts, descent)
 
 
-def _checked_problem(network: Network, problem: LeastSquares) -> LeastSquares:
+def _checked_problem(network: Network, problem: Problem) -> Problem:
     """Return ``problem`` in the network's dtype and device, condensed for a linear network; errors if unfit."""
-    if not isinstance(problem, LeastSquares):
-        raise TypeError(f"problem must be a Factorization or Regression, got {type(problem).__name__}")
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Factorization, Regression or Completion, got {type(problem).__name__}")
     if any(getattr(factor, "bias", None) is not None for factor in getattr(network, "factors", ())):
         raise TypeError("gradient_descent trains networks without biases (MLP(…, bias=False)); use lowdyn.train")
     if getattr(network, "output_scale", 1.0) != 1.0:
@@ -181,7 +191,7 @@ def _probes(record: Probe | Sequence[Probe] | None) -> Sequence[Probe]:
     return record if isinstance(record, Sequence) else (record,)
 
 
-def _stable_rate(problem: LeastSquares, start: list[Tensor], descent: Descent) -> float:
+def _stable_rate(problem: Problem, start: list[Tensor], descent: Descent) -> float:
     """The largest stable rate under this rule; decay adds to the curvature, the largest factor rate divides."""
     momentum = {"momentum": descent.momentum, "nesterov": descent.nesterov}
     stable = stable_lr(problem, len(start), weights=start, **momentum)  # type: ignore[arg-type]
@@ -202,7 +212,7 @@ def _rate_text(descent: Descent, step: int) -> str:
     return f"{rate:g}" if isinstance(rate, float) else f"up to {max(rate):g}"
 
 
-def _attributes(network: Network, problem: LeastSquares, descent: Descent, **call: Any) -> dict[str, Any]:
+def _attributes(network: Network, problem: Problem, descent: Descent, **call: Any) -> dict[str, Any]:
     weights = network.weights
     rule = {
         name: getattr(value, "__qualname__", type(value).__name__) if callable(value) else value

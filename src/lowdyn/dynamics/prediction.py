@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from lowdyn.arguments import checked_count, checked_matrix, checked_number
+from lowdyn.linalg import spectral_norm
 from lowdyn.networks import DeepLinearNetwork
-from lowdyn.problems import LeastSquares
+from lowdyn.problems import LeastSquares, Problem
 
 TINY = torch.finfo(torch.float64).tiny
 TOLERANCE = 1e-9  # largest departure from whiteness or orthonormality that rounding explains
 
 
 def stable_lr(
-    problem: LeastSquares,
+    problem: Problem,
     depth: int,
     *,
     weights: Sequence[Tensor] = (),
@@ -31,12 +32,12 @@ def stable_lr(
 ) -> float:
     """Return the largest learning rate at which descent on a deep linear network is stable.
 
-    Near the balanced solution the curvature of the objective is s λ_1(X Xᵀ) L σ_1^{2(L−1)/L}, σ_1 the largest
-    singular value of the solution; a step is stable when lr times that stays below 2 (theory §2), 2(1 + μ) with
-    heavy ball and 2(1 + μ)/(1 + 2μ) with Nesterov's momentum. Exact for whitened inputs, on the safe side
-    otherwise; infinite when there is nothing to learn. Given starting ``weights``, their own curvature
-    s λ_1 Σ_l Π_{j≠l} σ_1(W_j)² counts too: a large start can be stiffer than the solution. With runs, the
-    smallest rate over all of them.
+    Near the balanced solution the curvature of the objective is s λ L σ_1^{2(L−1)/L}, σ_1 the largest singular value
+    of the solution, λ that of X Xᵀ or the observed fraction of a completion; a step is stable when lr times that
+    stays below 2 (theory §2), 2(1 + μ) with heavy ball and 2(1 + μ)/(1 + 2μ) with Nesterov's momentum. Exact for
+    whitened inputs, on the safe side otherwise, an estimate by the surrogate for a completion; infinite when there
+    is nothing to learn. Given starting ``weights``, their own curvature s λ Σ_l Π_{j≠l} σ_1(W_j)² counts too: a large
+    start can be stiffer than the solution. With runs, the smallest rate over all of them.
 
     >>> from lowdyn.problems import Factorization
     >>> stable_lr(Factorization(4 * torch.eye(2), reduction="sum"), depth=2)
@@ -44,13 +45,12 @@ def stable_lr(
     """
     depth = checked_count("depth", depth, at_least=1)
     momentum = checked_number("momentum", momentum, at_least=0.0)
-    top = _spectral_norm(problem.solution())
+    top, stretch = problem.curvature()
     curvature = depth * top ** (2 * (depth - 1) / depth)
     if weights:
-        squares = [_spectral_norm(weight) ** 2 for weight in weights]
+        squares = [spectral_norm(weight) ** 2 for weight in weights]
         start = sum(reduce(mul, squares[:layer] + squares[layer + 1 :], 1.0) for layer in range(len(squares)))
         curvature = max(curvature, start)
-    stretch = 1.0 if problem.inputs is None else _spectral_norm(problem.inputs) ** 2
     limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
     curvature *= problem.scale * stretch
     return limit / curvature if curvature > 0 else math.inf
@@ -194,7 +194,3 @@ def _modes(problem: LeastSquares) -> tuple[Tensor, Tensor, Tensor, float]:
         off = f"X Xᵀ V/α departs from V by {violation:.1e}"
         raise ValueError(f"inputs are not white on the rows of Φ ({off}); precondition them with lowdyn.linalg.whiten")
     return left, values / stretch, right, stretch
-
-
-def _spectral_norm(matrices: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(matrices.to(torch.float64), ord=2).max())

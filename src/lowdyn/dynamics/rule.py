@@ -66,3 +66,22 @@ class Descent:
         if len(self.factor_rates) != depth:
             raise ValueError(f"factor_rates has {len(self.factor_rates)} entries, the network {depth} factors")
         return self.factor_rates
+
+
+@dataclass(frozen=True)
+class ScaledDescent(Descent):
+    """Scaled gradient descent of two factors (Tong, Ma and Chi 2021, arXiv 2005.08898), fast at any condition number.
+
+    In place of the gradients G_2 (m, k) of W_2 and G_1 (k, n) of W_1 stand G_2 (W_1 W_1ᵀ)⁻¹ and (W_2ᵀ W_2)⁻¹ G_1; the
+    rest of the rule is :class:`Descent`'s, and momentum and decay act on what stands there. ``lr`` times the problem's
+    scale times the observed fraction is their η, of which 0.5 is a good value: lr = 0.5 d_y d_x for the mean, whether
+    entries are missing or not. The factors must start at full rank, by a spectral start, since the inverse of a small
+    start is large.
+
+    >>> from lowdyn import DeepLinearNetwork, gradient_descent
+    >>> from lowdyn.problems import Factorization
+    >>> net = DeepLinearNetwork.from_weights([[[1.0]], [[1.0]]])
+    >>> trajectory = gradient_descent(net, Factorization([[4.0]]), ScaledDescent(lr=0.5), steps=50)
+    >>> bool(trajectory["loss"][-1] < 1e-20)
+    True
+    """

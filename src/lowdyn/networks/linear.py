@@ -159,19 +159,35 @@ class DeepLinearNetwork(nn.Module):
 
     def end_to_end(self) -> Tensor:
         """Return the product W_L … W_1, (…, d_L, d_0), detached. For autograd apply the network to an identity."""
-        # From the narrower end: the cost then follows the thin dimension.
-        weights = self.weights
-        if len(weights) == 1:
-            return weights[0].clone()
-        if weights[-1].shape[-2] < weights[0].shape[-1]:
-            return reduce(lambda product, weight: product @ weight, reversed(weights))
-        return reduce(lambda product, weight: weight @ product, weights)
+        return product_of(self.weights)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (…, samples, d_0) to (…, samples, d_L): rows are samples, as everywhere in torch."""
         for factor in self.factors:
             features = factor(features)
         return features
+
+
+def product_of(weights: Sequence[Tensor]) -> Tensor:
+    """Return the new matrix W_L … W_1 (…, d_L, d_0) of ``weights`` [W_1, …, W_L], multiplied from the narrower end."""
+    if len(weights) == 1:
+        return weights[0].clone()
+    if weights[-1].shape[-2] < weights[0].shape[-1]:
+        return reduce(lambda product, weight: product @ weight, reversed(weights))
+    return reduce(lambda product, weight: weight @ product, weights)
+
+
+def narrowest_split(weights: Sequence[Tensor]) -> int:
+    """Return s that splits [W_1, …, W_L] into W_1 … W_s and W_{s+1} … W_L at the narrowest inner dimension.
+
+    Among equals the outer factor of the longer side stands alone, so that the products of that side need no step.
+
+    >>> narrowest_split([torch.ones(2, 9), torch.ones(2, 2), torch.ones(5, 2)])
+    1
+    """
+    inner = [weight.shape[-2] for weight in weights[:-1]]
+    narrow = [place for place, size in enumerate(inner, start=1) if size == min(inner)]
+    return narrow[0] if weights[0].shape[-1] >= weights[-1].shape[-2] else narrow[-1]
 
 
 def check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lowdyn.arguments import checked_choice, checked_count, checked_generator, checked_matrix
 from lowdyn.problems.least_squares import LeastSquares, checked_data, checked_scale
+from lowdyn.problems.problem import Problem
 
 
 class Factorization(LeastSquares):
@@ -78,11 +79,16 @@ class FactoredTarget(LeastSquares):
         """One problem."""
         return None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the factors."""
+        return self.left.dtype
+
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the factors it was made of."""
         return self.left, self.values, self.right
 
-    def same_as(self, other: LeastSquares) -> bool:
+    def same_as(self, other: Problem) -> bool:
         """Return whether ``other`` is made of the same factors."""
         return self is other or (
             isinstance(other, FactoredTarget)

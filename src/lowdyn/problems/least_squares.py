@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lowdyn.arguments import checked_choice, checked_matrix
-from lowdyn.linalg import low_rank_factors
+from lowdyn.linalg import low_rank_factors, spectral_norm
+from lowdyn.problems.problem import Problem
 
 
-class LeastSquares:
+class LeastSquares(Problem):
     """The objective ½ s ‖M X − Y‖²_F + constant, with s = 1 ("sum") or 1/number of entries of Y ("mean").
 
     ``inputs`` is X (…, d_x, N), or None for the identity; ``targets`` is Y (…, d_y, N). A leading dimension
@@ -37,6 +38,11 @@ class LeastSquares:
         sizes = {part.shape[0] for part in (self.inputs, self.targets) if part is not None and part.ndim == 3}
         return max(sizes) if sizes else None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the data."""
+        return self.targets.dtype
+
     def residual(self, outputs: Tensor) -> Tensor:
         """Return outputs − Y: the derivative of the *sum* objective with respect to the outputs M X."""
         return outputs - self.targets
@@ -44,22 +50,6 @@ class LeastSquares:
     def loss_of(self, residual: Tensor) -> Tensor:
         """Return the objective from a residual; one number, or one per run."""
         return 0.5 * self.scale * residual.square().sum(dim=(-2, -1)) + self.constant
-
-    def loss(self, end_to_end: Tensor) -> Tensor:
-        """Return the objective at the matrix M (…, d_y, d_x)."""
-        return self.loss_of(self.residual(self._apply(end_to_end)))
-
-    def gradient(self, end_to_end: Tensor) -> Tensor:
-        """Return the derivative s (M X − Y) Xᵀ of the objective with respect to M (…, d_y, d_x)."""
-        residual = self.scale * self.residual(self._apply(end_to_end))
-        return residual if self.inputs is None else residual @ self.inputs.mT
-
-    def _apply(self, end_to_end: Tensor) -> Tensor:
-        if not isinstance(end_to_end, Tensor):
-            end_to_end = torch.as_tensor(end_to_end, dtype=self.targets.dtype)
-        if tuple(end_to_end.shape[-2:]) != self.shape:
-            raise ValueError(f"this problem is about matrices of shape {self.shape}, got {tuple(end_to_end.shape)}")
-        return end_to_end if self.inputs is None else end_to_end @ self.inputs
 
     @property
     def correlation(self) -> Tensor:
@@ -70,10 +60,20 @@ class LeastSquares:
         """Return the singular value decomposition of Φ up to its numerical rank: U_P (d_y, r), S (r,), V_P (d_x, r)."""
         return low_rank_factors(self.correlation)
 
-    def same_as(self, other: LeastSquares) -> bool:
+    def surrogate(self) -> Tensor:
+        """Return Φ (…, d_y, d_x), which whitened dynamics learns."""
+        return self.correlation
+
+    def curvature(self) -> tuple[float, float]:
+        """Return σ_1 of the solution and λ_1(X Xᵀ), the largest over all runs."""
+        return spectral_norm(self.solution()), 1.0 if self.inputs is None else spectral_norm(self.inputs) ** 2
+
+    def same_as(self, other: Problem) -> bool:
         """Return whether ``other`` is this very objective, number by number."""
         if self is other:
             return True
+        if not isinstance(other, LeastSquares):
+            return False
         pairs = ((self.inputs, other.inputs), (self.targets, other.targets))
         return self.scale == other.scale and all(
             one is two or (one is not None and two is not None and torch.equal(one, two)) for one, two in pairs
