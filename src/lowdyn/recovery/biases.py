@@ -35,7 +35,9 @@ class Biases:
         mean = float(values.mean(dtype=np.float64)) if center != "none" and len(values) else 0.0
         if center == "bias":
             rows, columns, rest = observations.rows, observations.columns, values - mean
-            row_counts, column_counts = (np.maximum(n, 1) + ridge for n in (observations.row_counts, observations.column_counts))
+            row_counts, column_counts = (
+                np.maximum(n, 1) + ridge for n in (observations.row_counts, observations.column_counts)
+            )
             for _ in range(SWEEPS):
                 column = np.bincount(columns, rest - row[rows], minlength=len(column)) / column_counts
                 row = np.bincount(rows, rest - column[columns], minlength=len(row)) / row_counts

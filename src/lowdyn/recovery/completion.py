@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowdyn.arguments import checked_choice, checked_count, checked_number
+from lowdyn.arguments import checked_choice, checked_count, checked_indices, checked_number
 from lowdyn.recovery import storage
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.fitting import Fit, fit_by_validation, fit_on_schedule, fit_to_rest
@@ -26,7 +26,7 @@ from lowdyn.recovery.start import Start
 ALIVE = 0.01  # a singular value below this share of the largest does not count towards the rank
 
 
-class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
+class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Complete a matrix of which some entries are observed: x_ij ≈ mean + b_i + c_j + (U C … C Vᵀ)_ij.
 
     A network of ``depth`` factors is trained by gradient descent on the observed entries, from a spectral start, with
@@ -172,7 +172,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         ``clip`` keeps the estimates within the range of the observed entries. ValueError for negative indices.
         """
         check_is_fitted(self)
-        rows, columns = _checked_indices("rows", rows), _checked_indices("columns", columns)
+        rows, columns = checked_indices("rows", rows), checked_indices("columns", columns)
         if rows.shape != columns.shape:
             raise ValueError(f"rows and columns are indices of the same entries, got {len(rows)} and {len(columns)}")
         known = (rows < len(self.row_bias_)) & (columns < len(self.column_bias_))
@@ -181,7 +181,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         return np.clip(values, *self._range) if clip else values
 
     def complete(self, clip: bool = True) -> Values:
-        """Return the estimate of every entry, a dense matrix (rows, columns): the one method that needs so much memory."""
+        """Return the estimate of every entry: a dense matrix (rows, columns), which no other method forms."""
         check_is_fitted(self)
         values = (self._factors.left @ self._factors.core) @ self._factors.right.T
         values += self.row_bias_[:, None]
@@ -292,19 +292,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):
         self._factors, self._range, self._penalty = factors, limits, penalty
         self.mean_, self.row_bias_, self.column_bias_ = mean, factors.row_bias, factors.column_bias
         right, coordinates = np.linalg.qr(factors.right)
-        outer, values, components = np.linalg.svd(np.linalg.qr(factors.left @ factors.core, mode="r") @ coordinates.T)
+        inner = np.linalg.qr(factors.left @ factors.core, mode="r") @ coordinates.T
+        _, values, components = np.linalg.svd(inner, full_matrices=False)
         self.singular_values_, self.components_ = values, components @ right.T
         self._to_coordinates = factors.core @ coordinates.T @ components.T
         self.rank_ = int((values > ALIVE * values[0]).sum())
-
-
-def _checked_indices(name: str, indices: ArrayLike) -> NDArray[np.int64]:
-    """Return one-dimensional non-negative indices; a single number counts as one."""
-    array = np.atleast_1d(np.asarray(indices))
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"{name} must be whole numbers in one dimension, got {array.dtype} of shape {array.shape}")
-    if array.size and array.min() < 0:
-        raise ValueError(f"{name} must not be negative, got {array.min()} at position {int(array.argmin())}")
-    return array.astype(np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lowdyn.recovery.objective import Factors, Objective, Penalty
-from lowdyn.recovery.observations import Observations
+from lowdyn.recovery.observations import Observations, Values
 
 DELAY = 5  # momentum is t / (t + DELAY) after t steps: a memory that grows with the run and does not overshoot early
 GROWTH = 1.01  # an objective above so much of its lowest value means that the step was too large
@@ -43,6 +43,7 @@ class _Descent:
         self._stand_still()
 
     def _stand_still(self) -> None:
+        self.velocity: list[Values]
         self.velocity, self.age = [np.zeros_like(one) for one in self.arrays], 0
 
     @property
@@ -83,9 +84,8 @@ def fit_by_validation(
 ) -> Fit:
     """Descend until the error on ``held_out`` falls no longer; then with half the regularization, while that helps.
 
-    ``penalty`` is a function of the regularization. An error of
-    ``tol``, relative to the entries, is as good as none. The fit returned is the best on the held-out entries; when the biases
-    alone are as good, it is these.
+    ``penalty`` is a function of the regularization. An error of ``tol``, relative to the entries, is as good as none.
+    The fit returned is the best on the held-out entries; when the biases alone are as good, it is these.
     """
     rows, columns = held_out.rows, held_out.columns
 

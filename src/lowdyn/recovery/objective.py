@@ -1,7 +1,7 @@
 """The objective of a deep factorization on the observed entries, its gradient, and rates taken from the data.
 
 Centred entries r_ij are followed by Σ over (i, j) in Ω of ½ ((U C_1 … C_(L−2) Vᵀ)_ij + b_i + c_j − r_ij)², plus
-½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) + ½ κ (Σ_i b_i² + Σ_j c_j²); n_i, n_j count a row's, a column's entries.
+½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) + ½ κ (Σ_i b_i² + Σ_j c_j²), n the entries of a row, a column.
 At depth 2 the minimum carries a weighted trace norm, at depth 3 the sharper Schatten-⅔ quasi-norm: small singular
 values go to zero on their own, which is how the rank given becomes a ceiling.
 """
@@ -96,15 +96,15 @@ def product(cores: Sequence[Values], like: Values) -> Values:
 class Objective:
     """The objective on one set of centred observations, for factors of one rank."""
 
-    def __init__(
-        self, observations: Observations, rank: int, *, discrepant_ratio: float, trained_biases: bool
-    ) -> None:
+    def __init__(self, observations: Observations, rank: int, *, discrepant_ratio: float, trained_biases: bool) -> None:
         self.rank = rank
         self.discrepant_ratio = discrepant_ratio
         self.trained_biases = trained_biases
         self.dtype = observations.values.dtype
         self.entries = Entries.from_sparse(observations.to_csr())
-        self.counts = [np.diff(half.indptr).astype(self.dtype) for half in (self.entries.by_row, self.entries.by_column)]
+        self.counts = [
+            np.diff(half.indptr).astype(self.dtype) for half in (self.entries.by_row, self.entries.by_column)
+        ]
         # Biases are two more columns: A = [U C, b, 1] times B = [V, 1, c]ᵀ.
         self.products = ObservedProducts(self.entries, rank + 2)
         self.left, self.by_left = self.products.left.numpy(), self.products.left_gradient.numpy()

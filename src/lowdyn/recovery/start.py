@@ -46,7 +46,9 @@ class Start:
         biases = Biases(biases.mean, biases.row / scale, biases.column / scale)
         rest = unit.with_values(unit.values - biases.row[unit.rows] - biases.column[unit.columns])
         spectrum = Spectrum.of(rest, min(rank, *seen.shape), random_state)
-        objective = Objective(unit, len(spectrum.values), discrepant_ratio=discrepant_ratio, trained_biases=center == "bias")
+        objective = Objective(
+            unit, len(spectrum.values), discrepant_ratio=discrepant_ratio, trained_biases=center == "bias"
+        )
         return cls(biases.mean, scale, objective, Factors.start(spectrum, biases, depth, init_scale), spectrum)
 
     @property
@@ -74,15 +76,16 @@ class Start:
         """
         ours, theirs = self.factors, known
         new_rows, new_columns = (
-            len(one) - len(other)
-            for one, other in ((ours.left, theirs.left), (ours.right, theirs.right))
+            len(one) - len(other) for one, other in ((ours.left, theirs.left), (ours.right, theirs.right))
         )
-        if min(new_rows, new_columns) < 0 or ours.core.shape != theirs.core.shape or self.depth != 2 + len(theirs.cores):
+        if (
+            min(new_rows, new_columns) < 0
+            or ours.core.shape != theirs.core.shape
+            or self.depth != 2 + len(theirs.cores)
+        ):
             raise ValueError(
-                f"warm_start: the last fit had {len(theirs.left)} rows, {len(theirs.right)} columns, rank "
-                f"{theirs.left.shape[1]}, depth {2 + len(theirs.cores)}; this one has {len(ours.left)}, {len(ours.right)}, "
-                f"{ours.left.shape[1]}, {self.depth}: rows and columns may only be added, rank and depth must stay. "
-                "Pass warm_start=False"
+                f"warm_start: the last fit was {_described(theirs)}, this one is {_described(ours)}; rows and columns "
+                "may be added, rank and depth must stay. Pass warm_start=False"
             )
         known = known.scaled(1 / self.scale)
         fresh = [ours.row_bias[len(theirs.left) :], ours.column_bias[len(theirs.right) :]]
@@ -94,6 +97,11 @@ class Start:
             np.concatenate([known.column_bias, fresh[1]]),
         )
         return replace(self, factors=Factors.of([one.astype(ours.left.dtype) for one in grown.arrays()]))
+
+
+def _described(factors: Factors) -> str:
+    (rows, rank), columns = factors.left.shape, len(factors.right)
+    return f"{rows} x {columns} with rank {rank} and depth {2 + len(factors.cores)}"
 
 
 def _extended(factor: Values, by: int) -> Values:
