@@ -202,9 +202,11 @@ def complete(
 @contextmanager
 def _reading(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show how much of a file has been read, on a terminal."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
