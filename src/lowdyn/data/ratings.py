@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ RATING_SETS = ("movielens_100k",)
 SPLITS = ("all", *(f"u{fold}.{part}" for fold in range(1, 6) for part in ("base", "test")))
 """The whole set, and the five parts into training and test ratings that come with it, by the names of their files."""
 
-USERS, FILMS, COUNT, FOLD = 943, 1682, 100_000, 20_000
+USERS, FILMS, COUNT = 943, 1682, 100_000
 _FOLDERS = ("ml-100k", "movielens_100k", ".")
 _FILE, _ARCHIVE = "u.data", "ml-100k.zip"
 _URL, _MD5 = "https://files.grouplens.org/datasets/movielens/", "0e33842e24a9c977be4e0107933c0723"
@@ -73,6 +73,44 @@ class RatingSet:
         """How much of the whole set is held, in words: ``"20 000 of 100 000 ratings"``."""
         return f"{len(self):,} of {self.full_size:,} ratings".replace(",", " ")
 
+    def fold(self, number: int) -> tuple[RatingSet, RatingSet]:
+        """Return training and test ratings of fold 1 … 5: the test part is the ``number``-th fifth, in order.
+
+        Of MovieLens-100K these are u1 … u5, its own five parts. ValueError for another number, or for a part.
+        """
+        if number not in range(1, 6):
+            raise ValueError(f"number must be 1 to 5, got {number!r}")
+        if len(self) != self.full_size:
+            raise ValueError(f"folds are of the whole set, this is {self.used}")
+        inside = np.zeros(len(self), bool)
+        inside[(number - 1) * len(self) // 5 : number * len(self) // 5] = True
+        return self.select(~inside, f"u{number}.base"), self.select(inside, f"u{number}.test")
+
+    def busiest(self, users: int, films: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the indices (users,) and (films,), ascending, of those that have most ratings here."""
+        counts = (
+            np.bincount(side, minlength=size) for side, size in zip((self.rows, self.columns), self.shape, strict=True)
+        )
+        picked = (np.argsort(-one, kind="stable")[:size] for one, size in zip(counts, (users, films), strict=True))
+        rows, columns = (np.sort(one) for one in picked)
+        return rows, columns
+
+    def among(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> RatingSet:
+        """Return the ratings at these ``rows`` and ``columns`` (indices, ascending), both numbered anew from 0."""
+        places = []
+        for side, kept, size in zip((self.rows, self.columns), (rows, columns), self.shape, strict=True):
+            place = np.full(size, -1, np.int32)
+            place[kept] = np.arange(len(kept), dtype=np.int32)
+            places.append(place[side])
+        inside = (places[0] >= 0) & (places[1] >= 0)
+        at = [place[inside] for place in places]
+        return replace(self, rows=at[0], columns=at[1], values=self.values[inside], shape=(len(rows), len(columns)))
+
+    def select(self, chosen: NDArray[np.bool_], split: str) -> RatingSet:
+        """Return the ratings that ``chosen`` (n,) marks, under the name ``split``."""
+        parts = {name: getattr(self, name)[chosen] for name in ("rows", "columns", "values")}
+        return replace(self, split=split, **parts)
+
     def matrix(self) -> Any:
         """Return the ratings as a SciPy CSR array of ``shape``, what is not rated not stored."""
         return sparse.coo_array((self.values, (self.rows, self.columns)), shape=self.shape).tocsr()
@@ -108,13 +146,11 @@ def load_ratings(
             "(research use, not to be redistributed)"
         )
     table = _read(place)
-    if split != "all":
-        begin = FOLD * (int(split[1]) - 1)
-        inside = np.zeros(len(table), bool)
-        inside[begin : begin + FOLD] = True
-        table = table[inside if split.endswith("test") else ~inside]
     rows, columns = (table[:, side].astype(np.int32) - 1 for side in (0, 1))
-    return RatingSet(name, split, rows, columns, table[:, 2].astype(np.float64), (USERS, FILMS), COUNT)
+    whole = RatingSet(name, "all", rows, columns, table[:, 2].astype(np.float64), (USERS, FILMS), COUNT)
+    if split == "all":
+        return whole
+    return whole.fold(int(split[1]))[split.endswith("test")]
 
 
 def ratings_available(folder: str | os.PathLike[str] | None = None) -> bool:
