@@ -11,7 +11,8 @@ import lowdyn
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
     *("arguments", "files", "linalg", "data", "trajectory", "networks", "problems", "dynamics", "observe"),
-    *("recovery", "training", "plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
+    *("recovery", "ratings_csv", "training"),
+    *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
 )
 VAGUE = {"utils", "util", "misc", "common", "helpers", "base"}
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # name -> module that holds it; nothing is imported before it is asked for (PEP 562).
 _HOMES = {
     "DeepLinearNetwork": "lowdyn.networks",
+    "DeepMatrixCompletion": "lowdyn.recovery",
     "Descent": "lowdyn.dynamics",
     "gradient_descent": "lowdyn.dynamics",
     "LayerMetrics": "lowdyn.observe",
@@ -22,6 +23,7 @@ _HOMES = {
 
 __all__ = [
     "DeepLinearNetwork",
+    "DeepMatrixCompletion",
     "Descent",
     "LayerMetrics",
     "Spectra",
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from lowdyn.dynamics import Descent, gradient_descent, reduce_network
     from lowdyn.networks import DeepLinearNetwork
     from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
+    from lowdyn.recovery import DeepMatrixCompletion
     from lowdyn.training import train
 
 

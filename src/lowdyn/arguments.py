@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -93,3 +94,17 @@ def checked_generator(value: Any) -> torch.Generator:
     if not isinstance(value, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {value!r}; pass torch.Generator().manual_seed(seed)")
     return value
+
+
+def checked_indices(name: str, value: Any) -> NDArray[np.int64]:
+    """Return ``value`` as indices (n,), a single number as one; TypeError for what is not whole, ValueError below 0.
+
+    >>> checked_indices("rows", [3, 0])
+    array([3, 0])
+    """
+    array = np.atleast_1d(np.asarray(value))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"{name} must be whole numbers in one dimension, got {array.dtype} of shape {array.shape}")
+    if array.size and array.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {array.min()} at position {int(array.argmin())}")
+    return array.astype(np.int64)

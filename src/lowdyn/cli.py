@@ -1,10 +1,12 @@
-"""The command ``lowdyn``: reproduce, list, report. Nothing heavy is imported before it is needed."""
+"""The command ``lowdyn``: reproduce, list, report, complete. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -157,6 +159,56 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
     except (ValueError, OSError) as error:
         _refuse(str(error))
     typer.echo(f"report: {page.resolve()}")
+
+
+@app.command()
+def complete(
+    ratings: Annotated[Path, typer.Argument(metavar="RATINGS.CSV", help="Ratings; the first line names the columns.")],
+    predict: Annotated[Path, typer.Option(help="CSV file with the pairs to predict.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write: user, item, prediction.")],
+    user: Annotated[str, typer.Option(help="Name of the column of users (rows).")] = "user",
+    item: Annotated[str, typer.Option(help="Name of the column of items (columns).")] = "item",
+    rating: Annotated[str, typer.Option(help="Name of the column of ratings.")] = "rating",
+    delimiter: Annotated[str, typer.Option(help="One character between fields.")] = ",",
+    rank: Annotated[int, typer.Option(min=1, help="Ceiling of the rank.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
+) -> None:
+    """Predict missing ratings from those of a CSV file, by a deep factorization with biases."""
+    if len(delimiter) != 1:
+        _refuse(f"--delimiter must be one character, got {delimiter!r}")
+    for path in (ratings, predict):
+        if not path.is_file():
+            _refuse(f"there is no file {path}")
+    if out.is_dir() or (out.exists() and any(out.samefile(path) for path in (ratings, predict))):
+        _refuse(f"--out {out} is a folder or one of the files read; pass another")
+    from lowdyn.ratings_csv import predict_pairs, read_ratings
+    from lowdyn.recovery import DeepMatrixCompletion
+
+    try:
+        with _reading(f"reading {ratings.name}") as advance:
+            matrix, *ids = read_ratings(ratings, (user, item, rating), delimiter, advance)
+        typer.echo(f"{matrix.nnz} ratings, {matrix.shape[0]} users, {matrix.shape[1]} items")
+        model = DeepMatrixCompletion(rank, random_state=seed).fit(matrix)
+        errors = model.validation_curve_
+        error = f"{errors.min():.4f}" if errors.size else "unknown (too few ratings to hold any out)"
+        typer.echo(f"validation RMSE {error}, rank {model.rank_}, {model.n_iter_} iterations")
+        with _reading(f"predicting {predict.name}") as advance:
+            count = predict_pairs(model, (ids[0], ids[1]), predict, (user, item), out, delimiter, advance)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    typer.echo(f"{count} predictions: {out}")
+
+
+@contextmanager
+def _reading(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of a file has been read, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def main() -> None:

@@ -9,11 +9,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from lowdyn.arguments import checked_choice, checked_matrix
-from lowdyn.linalg import spectral_norm
+from lowdyn.linalg import leading_singular_vectors, spectral_norm
 from lowdyn.networks import narrowest_split, product_of
 from lowdyn.problems.entries import Entries, with_values
 from lowdyn.problems.problem import Problem
@@ -188,11 +187,7 @@ class Completion(Problem):
         stretch = float((fraction * share).max())
         if isinstance(surrogate, Tensor):
             return spectral_norm(surrogate), stretch
-        if min(self.shape) == 1:
-            return float(np.linalg.norm(surrogate.data)), stretch
-        start = np.ones(min(self.shape))  # a start of its own draw would make every call differ
-        top = svds(surrogate.astype(np.float64), k=1, v0=start, return_singular_vectors=False)
-        return float(top[0]), stretch
+        return float(leading_singular_vectors(surrogate, 1)[1][0]), stretch
 
     def same_as(self, other: Problem) -> bool:
         """Return whether ``other`` observes the same entries with the same values and the same reduction."""

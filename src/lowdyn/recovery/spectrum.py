@@ -1,0 +1,53 @@
+"""The spectrum of what the biases leave: where the factors start, and how strongly they are held back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowdyn.recovery.observations import Observations, Values
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Leading singular triplets of D_r^(-¼) R D_c^(-¼), and what of them is noise.
+
+    R is the centred matrix, zero where nothing was observed, D_r and D_c count the entries of its rows and columns:
+    with the exponent ½ on the counts frequent rows do not take the spectrum for themselves (the weighted trace norm
+    of Salakhutdinov and Srebro 2010, arXiv 1002.2780, half way to the plain one). ``left`` (rows, rank) and ``right``
+    (columns, rank) are mapped back, so that left · diag(values) · rightᵀ is about the observed share of R.
+    """
+
+    left: Values
+    values: Values
+    right: Values
+    edge: float  # largest singular value once every entry has a random sign: no structure survives, the noise does
+    level: float  # the largest value of the surrogate R / (observed fraction): about that of the matrix sought
+
+    @classmethod
+    def of(cls, observations: Observations, rank: int, random_state: np.random.RandomState) -> Spectrum:
+        """Return the spectrum of centred observations by randomized subspace iteration (deterministic for a state).
+
+        Twice the pair of values at the same seed is twice the spectrum. All zero gives values of zero.
+        """
+        from sklearn.utils.extmath import randomized_svd
+
+        by_row = _quarter(observations.row_counts)
+        by_column = _quarter(observations.column_counts)
+        weights = by_row[observations.rows] * by_column[observations.columns]
+        scaled = (observations.values * weights).astype(observations.values.dtype)
+        matrix = observations.to_csr(scaled)
+        left, values, right_t = randomized_svd(matrix, rank, n_iter=4, random_state=random_state)
+        signs = random_state.choice(np.array([-1, 1], scaled.dtype), size=len(scaled))
+        noise: Any = observations.to_csr(scaled * signs)
+        edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
+        fraction = len(observations) / (observations.shape[0] * observations.shape[1])
+        left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
+        return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
+
+
+def _quarter(counts: Any) -> Values:
+    """Return counts^(-¼), and zero for zero."""
+    return np.where(counts > 0, np.maximum(counts, 1) ** -0.25, 0.0)
