@@ -10,7 +10,8 @@ import lowdyn
 
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
-    *("arguments", "files", "linalg", "data", "trajectory", "networks", "problems", "dynamics", "observe", "training"),
+    *("arguments", "files", "tensor_files", "linalg", "data", "trajectory", "networks", "problems", "dynamics"),
+    *("observe", "checkpoints", "progress", "training"),
     *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
 )
 VAGUE = {"utils", "util", "misc", "common", "helpers", "base"}
