@@ -86,7 +86,7 @@ class Faults:
 
     def counted(self, name, function):
         def call(target, *arguments, **options):
-            path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+            path = str(Path(f"/proc/self/fd/{target}").readlink()) if isinstance(target, int) else str(target)
             if path.startswith(self.folder) and self.reached(name):
                 os._exit(9)
             return function(target, *arguments, **options)
