@@ -144,9 +144,10 @@ class Progress:
             reason = " ".join(str(error).split())
             raise ValueError(f"{where} is of another run: {reason}") from error
         rank = self.accelerator.process_index
+        # Copies: torch's set_state reads from the start of the storage, whatever view it is given.
         for generator, one in zip(self.generators, state["began"], strict=True):
-            generator.set_state(one[rank])
-        self._reached = [one[rank] for one in state["reached"]]
+            generator.set_state(one[rank].clone())
+        self._reached = [one[rank].clone() for one in state["reached"]]
         self.epochs, self.batches, self.updates = state["epochs"], state["batches"], state["updates"]
         self.sums, self.records, self._saved = state["sums"], state["records"], step
 
