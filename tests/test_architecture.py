@@ -11,7 +11,7 @@ import lowdyn
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
     *("arguments", "files", "tensor_files", "linalg", "data", "trajectory", "networks", "problems", "dynamics"),
-    *("observe", "checkpoints", "progress", "training"),
+    *("observe", "weight_files", "inspection", "checkpoints", "progress", "training"),
     *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
 )
 VAGUE = {"utils", "util", "misc", "common", "helpers", "base"}
