@@ -187,3 +187,95 @@ def test_epochs_are_counted(epochs, error):
     model, optimizer = model_and_optimizer()
     with pytest.raises(error, match="epochs must be"):
         train(model, batches(), optimizer=optimizer, epochs=epochs)
+
+
+# --- how Accelerate is configured
+
+
+@pytest.fixture
+def accelerators():
+    """Make Accelerators of any precision: they share one state, which is put back."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    def make(**options):
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+        return Accelerator(cpu=True, **options)
+
+    yield make
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+
+
+@pytest.mark.parametrize(("size", "accumulated", "samples"), [(8, 2, 50), (4, 4, 49), (5, 3, 50), (50, 3, 50)])
+def test_accumulated_batches_are_one_large_batch(accelerators, size, accumulated, samples):
+    results = []
+    for batch_size, steps in ((size, accumulated), (size * accumulated, 1)):
+        model, optimizer = model_and_optimizer(lr=0.3, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+        loader = Minibatches(X[:samples], Y[:samples], batch_size, seeded(1))
+        accelerator = accelerators(gradient_accumulation_steps=steps)
+        curve = train(model, loader, optimizer=optimizer, epochs=3, scheduler=scheduler, accelerator=accelerator)
+        results.append((model, curve))
+    (model, curve), (expected, expected_curve) = results
+    assert curve["step"].equals(expected_curve["step"])
+    np.testing.assert_allclose(curve["loss"], expected_curve["loss"], rtol=1e-5)  # float32
+    np.testing.assert_allclose(curve["accuracy"], expected_curve["accuracy"], rtol=1e-12)
+    for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
+        assert_close(parameter, other, rtol=0, atol=1e-6)
+
+
+def test_mixed_precision_is_autocast(accelerators):
+    model, optimizer = model_and_optimizer()
+    train(model, batches(), optimizer=optimizer, epochs=2, accelerator=accelerators(mixed_precision="bf16"))
+    expected, other = model_and_optimizer()
+
+    def in_bf16(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return expected(x).float()
+
+    train_by_hand(in_bf16, other, batches(), 2)
+    plain, third = model_and_optimizer()
+    train_by_hand(plain, third, batches(), 2)
+    for parameter, by_hand, full in zip(model.parameters(), expected.parameters(), plain.parameters(), strict=True):
+        assert parameter.dtype == torch.float32
+        assert_close(parameter, by_hand, rtol=0, atol=0)
+        assert not torch.equal(parameter, full)
+    assert model(X).dtype == torch.float32
+    assert not {"forward", "_original_forward"} & vars(model).keys()  # as it was before
+
+
+def test_a_model_is_trained_twice_as_it_is_once(accelerators):
+    accelerator = accelerators(mixed_precision="bf16")
+    results = []
+    for parts in ((4,), (1, 3)):
+        model, optimizer = model_and_optimizer(momentum=0.9)
+        loader = batches()
+        for epochs in parts:
+            train(model, loader, optimizer=optimizer, epochs=epochs, accelerator=accelerator)
+        results.append(model)
+    for parameter, other in zip(*(model.parameters() for model in results), strict=True):
+        assert_close(parameter, other, rtol=0, atol=0)
+
+
+def test_several_labels_a_sample_count_by_their_share():
+    model = built(lambda: nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 4))))
+    labels = torch.stack([Y, Y + 2], dim=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    curve = train(
+        model,
+        Minibatches(X, labels, 16, seeded()),
+        optimizer=optimizer,
+        epochs=1,
+        loss=lambda outputs, wanted: nn.functional.cross_entropy(outputs.mT, wanted),
+    )
+    expected = (model(X).argmax(dim=-1) == labels).double().mean()
+    assert float(curve["accuracy"][0]) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_what_is_not_finite_never_reaches_the_weights():
+    model, optimizer = model_and_optimizer()
+    with pytest.raises(DivergenceError, match="step 1"):
+        train(model, [(X * torch.inf, Y)], optimizer=optimizer, epochs=1)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""The command ``lowdyn``: reproduce, list, report, complete. Nothing heavy is imported before it is needed."""
+"""The command ``lowdyn``: reproduce, list, report, inspect, complete. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -209,6 +209,40 @@ def _reading(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Weights: a safetensors file, a folder of shards, a torch state_dict.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Weights before training; the change W - W_0 is shown as well.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML page to write, one file.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Only layers in whose name this pattern is found.")] = None,
+    energy: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the energy that the advised rank holds.")
+    ] = 0.99,
+) -> None:
+    """Show the spectra of a checkpoint on disk, layer by layer; nothing in it is executed."""
+    from lowdyn.inspection import inspect_weights
+    from lowdyn.report import write_spectra
+    from lowdyn.report.table import spectra_console, spectra_table
+
+    console = spectra_console()
+    try:
+        with console.status("opening") as status:
+
+            def on_layer(number: int, count: int, name: str) -> None:
+                status.update(f"{number} of {count}")
+
+            found = inspect_weights(model, reference, layers=layers, energy=energy, on_layer=on_layer)
+        console.print(spectra_table(found))
+        for note in found.notes:
+            console.print(note, style="dim", markup=False)
+        if out is not None:
+            typer.echo(f"page: {write_spectra(found, out).resolve()}")
+    except (ValueError, OSError) as error:
+        _refuse(" ".join(str(error).split()))
 
 
 def main() -> None:

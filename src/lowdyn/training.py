@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,9 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count, checked_generator
+from lowdyn.checkpoints import Checkpoints
 from lowdyn.dynamics import DivergenceError
 from lowdyn.observe import Tracker
-from lowdyn.trajectory import Recorder
+from lowdyn.progress import Progress, generators_of
+
+__all__ = ["Checkpoints", "Minibatches", "train"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,18 +67,28 @@ def train(
     scheduler: Any | None = None,
     tracker: Tracker | None = None,
     accelerator: Any | None = None,
+    checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """Train ``model`` in place for ``epochs`` passes over ``loader``; return the training curve.
 
-    ``loader`` gives (inputs, labels); a DataLoader is prepared by Accelerate (sharded over processes), any
-    other iterable is gone through as it is. ``scheduler`` steps once per update, ``tracker`` after each
-    update, ``on_epoch`` is called with the number of epochs done. ``accelerator`` is an
-    ``accelerate.Accelerator`` of one's own (mixed precision, devices); by default one as configured by
-    ``accelerate config``.
+    ``loader`` gives (inputs, labels). The samples of one update of Minibatches are divided over the processes; a
+    DataLoader is prepared by Accelerate (``batch_size`` samples in each process); of any other iterable every
+    process goes through its own. ``loss`` is a mean over the samples it is given. ``scheduler`` steps once per
+    update, ``tracker`` after each, ``on_epoch`` is called with the number of epochs done. ``accelerator`` is an
+    ``accelerate.Accelerator`` of one's own (mixed precision, devices, ``gradient_accumulation_steps``, DDP, FSDP2);
+    by default one as configured by ``accelerate config``.
+
+    Every update follows the mean over all its samples, each counted once: in however many processes and
+    accumulated batches, however unequal, they came, and however often Accelerate repeats some to fill the last.
+
+    With ``checkpoints``, a run that was interrupted goes on from its last complete checkpoint when the same
+    program is started again, also in the middle of an epoch: on the CPU, with the same versions, threads and number
+    of processes, to the bytes of the run that was not. ValueError when the order of the data cannot be repeated (a
+    DataLoader that shuffles without a ``generator``), or the checkpoint is one of another run.
 
     The trajectory has one record per epoch at the ``step`` (update) that ended it: ``loss``, the mean over its
-    batches while they were trained on, and ``accuracy`` likewise when labels are classes. Raises
+    samples while they were trained on, and ``accuracy`` likewise when labels are classes. Raises
     DivergenceError, with the curve so far, when the loss is no longer finite.
 
     >>> generator = torch.Generator().manual_seed(0)
@@ -87,45 +103,110 @@ def train(
     epochs = checked_count("epochs", epochs, at_least=1)
     if accelerator is None:
         accelerator = _accelerator()
+    generators = generators_of(loader, checkpoints)
+    run = Progress(model, optimizer, scheduler, tracker, accelerator, checkpoints, generators)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader)
-    trained, optimizer = accelerator.prepare(model, optimizer)
-    recorder, updates = Recorder(), 0
-    for epoch in range(epochs):
-        model.train()
-        totals = torch.zeros(3, dtype=torch.float64, device=accelerator.device)  # loss, right, samples
-        for inputs, labels in loader:
-            inputs, labels = inputs.to(accelerator.device), labels.to(accelerator.device)
-            optimizer.zero_grad()
+    forward = {name: model.__dict__[name] for name in _PATCHED if name in model.__dict__}
+    trained, prepared = accelerator.prepare(model, optimizer)
+    try:
+        run.resume(epochs)
+        for epoch in range(run.epochs, epochs):
+            model.train()
+            for window in _windows(run, loader):
+                _update(run, trained, prepared, window, loss)
+                if tracker is not None:
+                    tracker.step()
+                if checkpoints is not None and checkpoints.due(run.updates):
+                    run.save()
+            run.close_epoch()
+            if on_epoch is not None:
+                on_epoch(epoch + 1)
+            if checkpoints is not None and (checkpoints.every is None or epoch + 1 == epochs):
+                run.save()
+    finally:
+        for name in _PATCHED:  # mixed precision wraps the forward of the model itself
+            model.__dict__.pop(name, None)
+        model.__dict__.update(forward)
+    return run.curve({"epochs": epochs, "lowdyn": __version__, "torch": torch.__version__})
+
+
+_PATCHED = ("forward", "_original_forward")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch of this process; only the first ``counted`` samples are its share, the others fill it up."""
+
+    inputs: Tensor
+    labels: Tensor
+    counted: int
+
+
+def _windows(run: Progress, loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[_Batch]]:
+    """Yield the batches of each update of the epoch that is still to come."""
+    run.open_epoch()
+    source = _shares(loader, run.accelerator)
+    run.pass_over(source)
+    while window := list(islice(source, run.accelerator.gradient_accumulation_steps)):
+        yield window
+
+
+def _shares(loader: Iterable[tuple[Tensor, Tensor]], accelerator: Any) -> Iterator[_Batch]:
+    """Yield what each batch holds for this process."""
+    processes, rank, state = accelerator.num_processes, accelerator.process_index, accelerator.gradient_state
+    for inputs, labels in loader:
+        counted = len(labels)
+        if processes > 1 and isinstance(loader, Minibatches):
+            shares = [tensor.tensor_split(processes)[rank] for tensor in (inputs, labels)]
+            counted = len(shares[1])
+            inputs, labels = shares if counted else (inputs[:1], labels[:1])
+        elif state.end_of_dataloader and state.remainder > 0:  # the last round, filled up by Accelerate
+            before = rank * (state.active_dataloader.total_batch_size // processes)
+            counted = min(max(state.remainder - before, 0), counted)
+        yield _Batch(inputs, labels, counted)
+
+
+def _update(run: Progress, trained: nn.Module, optimizer: Any, window: list[_Batch], loss: Loss) -> None:
+    """Make one update from the batches of a window, and add to the sums of the epoch."""
+    accelerator = run.accelerator
+    (total,) = run.summed(sum(batch.counted for batch in window))
+    # DDP and FSDP2 take the mean over processes, Accelerate that over accumulated batches; undone here.
+    parts = accelerator.num_processes * accelerator.gradient_accumulation_steps
+    value_sum = right = 0.0
+    optimizer.zero_grad()
+    for batch in window:
+        inputs, labels = batch.inputs.to(accelerator.device), batch.labels.to(accelerator.device)
+        with nullcontext() if batch is window[-1] else accelerator.no_sync(trained):
             with accelerator.autocast():
                 outputs = trained(inputs)
-                value = loss(outputs, labels)
-            accelerator.backward(value)
-            optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-            updates += 1
-            if not bool(value.isfinite()):
-                raise DivergenceError(
-                    f"training diverged: the loss is not finite at step {updates} (epoch {epoch + 1}); lower the "
-                    f"learning rate, {optimizer.param_groups[0]['lr']:g} at that step",
-                    recorder.dataset(),
-                )
-            with torch.no_grad():
-                right = (outputs.argmax(dim=-1) == labels).sum() if not labels.is_floating_point() else torch.nan
-                totals += torch.tensor(
-                    [float(value) * len(labels), float(right), len(labels)], dtype=torch.float64, device=totals.device
-                )
-            if tracker is not None:
-                tracker.step()
-        totals = accelerator.reduce(totals)
-        if totals[2] == 0:
-            raise ValueError(f"the loader gave no batch in epoch {epoch + 1}; pass one that can be gone through again")
-        mean_loss, accuracy = (totals[:2] / totals[2]).tolist()
-        recorder.add(updates, {"loss": ((), mean_loss), "accuracy": ((), accuracy)})
-        if on_epoch is not None:
-            on_epoch(epoch + 1)
-    return recorder.dataset({"epochs": epochs, "lowdyn": __version__, "torch": torch.__version__})
+                outputs, labels = outputs[: batch.counted], labels[: batch.counted]
+                # Without samples of its own the process still takes part in what all exchange.
+                value = loss(outputs, labels) if batch.counted else outputs.sum()
+            accelerator.backward(value * (batch.counted * parts / total))
+        if batch.counted:
+            value_sum += float(value.detach()) * batch.counted
+            right += _right(outputs.detach(), labels)
+    value_sum, right = run.summed(value_sum, right)
+    run.updates += 1
+    if not math.isfinite(value_sum):
+        raise DivergenceError(
+            f"training diverged: the loss is not finite at step {run.updates} (epoch {run.epochs + 1}); lower the "
+            f"learning rate, {optimizer.param_groups[0]['lr']:g} at that step",
+            run.curve(),
+        )
+    optimizer.step()
+    if run.scheduler is not None and not optimizer.step_was_skipped:
+        run.scheduler.step()
+    run.batches += len(window)
+    run.sums = [old + new for old, new in zip(run.sums, (value_sum, right, total), strict=True)]
+
+
+def _right(outputs: Tensor, labels: Tensor) -> float:
+    """Return how many samples are classified rightly; of several labels a sample, their share."""
+    if labels.is_floating_point():
+        return math.nan
+    return int((outputs.argmax(dim=-1) == labels).sum()) * len(labels) / labels.numel()
 
 
 def _accelerator() -> Any:

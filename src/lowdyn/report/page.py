@@ -76,9 +76,9 @@ def render(results: list[Result], folder: Path) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"plain": format_value, "duration": format_seconds, "prose": prose, "cells": _cells}
-    scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
+    scripts = {"plotly": get_plotlyjs(), "page": asset("page.js")}
     counts = {verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS}
-    return environment.from_string(_asset("page.html")).render(
+    return environment.from_string(asset("page.html")).render(
         sections=[_section(result, place, folder) for place, result in enumerate(results, start=1)],
         verdicts=VERDICTS,
         counts=counts,
@@ -86,7 +86,7 @@ def render(results: list[Result], folder: Path) -> str:
         seconds=sum(result.seconds or 0.0 for result in results),
         machine=_shared(result.machine for result in results),
         versions=_shared(result.versions for result in results),
-        style=Markup(_asset("page.css")),
+        style=Markup(asset("page.css")),
         scripts={name: Markup(text) for name, text in scripts.items()},
         hashes=Markup(" ".join(map(_hash, scripts.values()))),
     )
@@ -251,6 +251,6 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     """Return a file of this package as text."""
     return files("lowdyn.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,192 @@
+"""What the weights of a model on disk look like, layer by layer, and what training added to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowdyn.arguments import checked_number
+from lowdyn.linalg import rank_of_energy
+from lowdyn.observe.matrices import plain_name, select
+from lowdyn.observe.summary import summarize
+from lowdyn.weight_files import WeightFiles, open_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The spectrum of one matrix (out, in).
+
+    ``values`` (min(out, in),) are its singular values, descending; ``norm`` is ‖·‖_F, so that its square is the
+    energy; ``rank`` counts the values above rounding, ``stable_rank`` is ‖·‖_F²/σ_1², ``effective_rank`` the
+    exponential of the entropy of σ_i/Σσ_j. ``advised_rank`` is the smallest rank that holds the asked share of the
+    energy, but never more than ``rank``: what is beyond is rounding. ``held`` is the share that it holds.
+    """
+
+    values: np.ndarray[Any, Any]
+    norm: float
+    rank: int
+    stable_rank: float
+    effective_rank: float
+    advised_rank: int
+    held: float
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One matrix of a model: ``stored`` is the shape in the file, ``shape`` (out, in) that of the matrix made of it.
+
+    ``update`` is the spectrum of W − W_0 and ``change`` = ‖W − W_0‖_F / ‖W_0‖_F; None without a reference.
+    """
+
+    name: str
+    stored: tuple[int, ...]
+    shape: tuple[int, int]
+    dtype: str
+    weight: Spectrum
+    update: Spectrum | None = None
+    change: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """All matrices of a model, and in ``notes`` what was left out and why."""
+
+    model: str
+    reference: str | None
+    energy: float
+    layers: tuple[Layer, ...]
+    notes: tuple[str, ...]
+
+
+def inspect_weights(
+    model: str | Path,
+    reference: str | Path | None = None,
+    *,
+    layers: str | None = None,
+    energy: float = 0.99,
+    on_layer: Callable[[int, int, str], None] | None = None,
+) -> Inspection:
+    """Return the spectra of the weights at ``model`` and, given a ``reference``, of what was added to it.
+
+    Both are files or folders as :func:`~lowdyn.weight_files.open_weights` reads them, one tensor at a time: memory
+    is that of the largest matrix. Vectors (biases, norms) and whole numbers are left out; a tensor with more than two
+    dimensions, such as a convolution (out, in, height, width), is taken as (out, in·height·width). ``layers`` is a
+    pattern that chooses among the names. ``energy`` is the share of ‖·‖_F² that the advised rank must hold.
+    ``on_layer`` is called with (number, of how many, name) before each.
+
+    Singular values are exact, in float64. ValueError when no name matches, when model and reference share no
+    matrix, or when a weight is not finite.
+    """
+    energy = checked_number("energy", energy, at_least=0.0, below=math.nextafter(1.0, 2.0))
+    weights = open_weights(model)
+    matrices, notes = _matrices(weights)
+    other = None if reference is None else open_weights(reference)
+    pairs: dict[str, str] = {}
+    if other is not None:
+        pairs, unpaired = _pairs(matrices, weights, other)
+        notes += unpaired
+    chosen = select(list(matrices), layers, "weight matrix")
+    found = []
+    for number, name in enumerate(chosen, start=1):
+        if on_layer is not None:
+            on_layer(number, len(chosen), name)
+        found.append(_layer(name, matrices[name], weights, other, pairs.get(name), energy))
+    return Inspection(str(model), None if reference is None else str(reference), energy, tuple(found), tuple(notes))
+
+
+def _matrices(weights: WeightFiles) -> tuple[dict[str, str], list[str]]:
+    """Return the matrices of a model, plain name -> name in the file, and what is left out."""
+    found: dict[str, str] = {}
+    vectors, numbers = 0, []
+    for name, shape in weights.shapes.items():
+        if len(shape) < 2:
+            vectors += 1
+        elif not weights.dtypes[name].is_floating_point or 0 in shape:
+            numbers.append(name)
+        else:
+            found[plain_name(name).removesuffix(".weight")] = name
+    if not found:
+        raise ValueError(f"{weights.path}: no matrix of floating-point numbers among {len(weights.shapes)} tensors")
+    notes = [f"{vectors} vectors and scalars (biases, norms) are left out"] if vectors else []
+    if numbers:
+        notes.append(f"not floating-point, left out: {_some(numbers)}")
+    return found, notes
+
+
+def _pairs(matrices: dict[str, str], weights: WeightFiles, other: WeightFiles) -> tuple[dict[str, str], list[str]]:
+    """Return the matrices that model and reference share, plain name -> name in the reference, and notes."""
+    theirs, _ = _matrices(other)
+    shared = [name for name in matrices if name in theirs]
+    reshaped = [name for name in shared if weights.shapes[matrices[name]] != other.shapes[theirs[name]]]
+    pairs = {name: theirs[name] for name in shared if name not in reshaped}
+    if not pairs:
+        raise ValueError(
+            f"{weights.path} and {other.path} share no matrix: the one has {_some(list(matrices))}, "
+            f"the other {_some(list(theirs))}"
+        )
+    lists = {
+        "not in the reference": [name for name in matrices if name not in theirs],
+        "only in the reference": [name for name in theirs if name not in matrices],
+        "of another shape in the reference": reshaped,
+    }
+    return pairs, [f"{what}: {_some(names)}" for what, names in lists.items() if names]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _layer(
+    name: str, key: str, weights: WeightFiles, other: WeightFiles | None, their_key: str | None, energy: float
+) -> Layer:
+    dtype = weights.dtypes[key]
+    weight = _matrix(weights, key)
+    try:
+        spectrum = _spectrum(weight, energy)
+        added = change = None
+        if other is not None and their_key is not None:
+            before = _matrix(other, their_key)
+            norm = float(before.norm(dtype=torch.float64))
+            coarser = max(dtype, other.dtypes[their_key], key=lambda one: torch.finfo(one).eps)
+            update = weight.to(torch.promote_types(weight.dtype, before.dtype)).sub_(before)  # in its place
+            added = _spectrum(update, energy, _rounding(spectrum.norm, weight.shape, coarser))
+            change = added.norm / norm if norm else math.inf if added.norm else 0.0
+    except ValueError as error:
+        raise ValueError(f"{weights.path}: {name}: {error}") from None
+    rows, columns = weight.shape
+    kind = str(dtype).removeprefix("torch.")
+    return Layer(name, weights.shapes[key], (rows, columns), kind, spectrum, added, change)
+
+
+def _matrix(weights: WeightFiles, key: str) -> Tensor:
+    """Return a tensor as a matrix (out, in), in float32 at least."""
+    tensor = weights.read(key).flatten(start_dim=1)
+    # The eps of half precision times the width of a layer exceeds 1: no value would count as more than rounding.
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def _rounding(norm: float, shape: torch.Size, dtype: torch.dtype) -> float:
+    """Return twice the expected largest singular value of the rounding errors of a weight of that norm.
+
+    Independent errors, uniform in ±eps/2 of each entry, make ‖E‖_2 ≈ eps/√12 · ‖W‖_F · (1/√rows + 1/√columns).
+    """
+    rows, columns = shape
+    return float(2 * torch.finfo(dtype).eps / math.sqrt(12) * norm * (rows**-0.5 + columns**-0.5))
+
+
+def _spectrum(matrix: Tensor, energy: float, floor: float = 0.0) -> Spectrum:
+    """Return the spectrum of a matrix; values that do not exceed ``floor`` do not count to its rank."""
+    found = summarize(matrix, top=min(matrix.shape))
+    values = found.values
+    rank = min(found.numerical_rank, int((values > floor).sum()))
+    advised = min(rank_of_energy(values, energy), rank)
+    squares = (values / values[0]).square() if float(values[0]) > 0 else values
+    held = float(squares[:advised].sum() / squares.sum()) if found.norm else 1.0
+    return Spectrum(values.numpy(), found.norm, rank, found.stable_rank, found.effective_rank, advised, held)

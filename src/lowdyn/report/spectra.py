@@ -1,0 +1,110 @@
+"""The page of ``lowdyn inspect``: a table of spectra with a small picture each, one HTML file without any script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowdyn.files import replace_atomically
+from lowdyn.report.page import asset, format_number
+
+DECADES = 4  # of the pictures: from the largest singular value down to 1e-4 of it
+_POINTS = 160
+
+
+def write_spectra(inspection: Any, path: Path | str) -> Path:
+    """Write the page of an ``Inspection`` to ``path``, replacing it in one step; return the path.
+
+    The page holds everything it shows, asks nothing of the network and runs no script; every name is escaped.
+    """
+    path = Path(path)
+    replace_atomically(path, render(inspection).encode("utf-8", errors="replace"))
+    return path
+
+
+def render(inspection: Any) -> str:
+    """Return the page as text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"plain": format_number, "size": format_shape, "percent": format_share}
+    environment.filters |= {"share": factored_share, "drawn": polyline}
+    return environment.from_string(asset("spectra.html")).render(
+        inspection=inspection,
+        layers=inspection.layers,
+        totals=totals(inspection.layers),
+        deepest=DECADES,
+        style=Markup(asset("page.css") + asset("spectra.css")),
+    )
+
+
+def factored_share(layer: Any) -> float:
+    """Return r(m + n)/(m n), what a matrix needs as a pair of factors of its advised rank; at most 1."""
+    rows, columns = layer.shape
+    spectrum = layer.weight if layer.update is None else layer.update
+    return min(1.0, spectrum.advised_rank * (rows + columns) / (rows * columns))
+
+
+def totals(layers: Sequence[Any]) -> dict[str, float]:
+    """Return what the page says of all layers together.
+
+    ``weights``: how many; ``change``: ‖W − W_0‖/‖W_0‖ over all that have a reference; ``share`` of their parameters
+    that factors of the advised ranks take.
+    """
+    compared = [layer for layer in layers if layer.update is not None] or list(layers)
+    sizes = [math.prod(layer.shape) for layer in compared]
+    added = sum(layer.update.norm**2 for layer in compared if layer.update is not None)
+    before = sum((layer.update.norm / layer.change) ** 2 for layer in compared if layer.change)
+    factored = sum(factored_share(layer) * size for layer, size in zip(compared, sizes, strict=True))
+    return {
+        "weights": sum(math.prod(layer.shape) for layer in layers),
+        "change": math.sqrt(added / before) if before else 0.0,
+        "share": factored / sum(sizes),
+    }
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """Return a shape as a reader writes it.
+
+    >>> format_shape((64, 27))
+    '64 × 27'
+    """
+    return " × ".join(map(str, shape))
+
+
+def format_share(share: float | None) -> str:
+    """Return a share in percent, with two digits below ten.
+
+    >>> [format_share(share) for share in (None, 0.5, 0.0123, 0.00012, 1.0, math.inf)]
+    ['–', '50 %', '1.2 %', '0.012 %', '100 %', '∞']
+    """
+    if share is None or not math.isfinite(share):
+        return format_number(share)
+    digits = f"{100 * share:.0f}" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}"
+    return f"{digits} %"
+
+
+def polyline(values: Sequence[float], width: int, height: int) -> str:
+    """Return the points of a line for a spectrum: index from left to right, log(σ_i/σ_1) from top to bottom.
+
+    >>> polyline([1.0, 0.01], 100, 40)
+    '0,0 100,20'
+    """
+    count = len(values)
+    largest = float(values[0]) if count else 0.0
+    if largest <= 0:
+        return ""
+    # Every index at the top, where spectra bend; evenly spaced further on.
+    places = sorted({round(place * (count - 1) / _POINTS) for place in range(_POINTS + 1)} | set(range(min(count, 32))))
+    points = []
+    for place in places:
+        ratio = float(values[place]) / largest
+        depth = DECADES if ratio <= 0 else min(DECADES, -math.log10(ratio))
+        x, y = width * place / max(1, count - 1), height * depth / DECADES
+        points.append(f"{round(x, 1):g},{round(y, 1) + 0.0:g}")
+        if depth == DECADES:
+            break  # what follows would lie on the axis
+    return " ".join(points)

@@ -1,0 +1,128 @@
+"""What two processes of training end with; run by test_distributed.py under torchrun.
+
+Accelerate 1.15 turns FSDP2 on for accelerators only. So that its own FSDP2 path runs on the CPU, where torch's
+``fully_shard`` works, the process is declared one of it by hand.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, DistributedType, GradientState
+from torch.utils.data import DataLoader, TensorDataset
+
+from lowdyn.dynamics import DivergenceError
+from lowdyn.networks import MLP
+from lowdyn.training import Checkpoints, Minibatches, train
+
+PROCESSES = 2
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+X = torch.randn(50, 3, generator=seeded(7))
+Y = (X[:, 0] > 0).long()
+# name -> (samples, batch size of an update by Minibatches or of a process by a DataLoader, accumulated batches)
+CASES = {
+    "minibatches": (50, 16, 1),  # the last has 2
+    "one sample left": (49, 16, 1),  # the second process has none of it
+    "accumulated": (50, 6, 2),
+    "accumulated unevenly": (49, 6, 4),
+    "loader": (50, 8, 1),  # the last round is filled up with repeated samples
+    "loader, accumulated": (50, 4, 2),
+}
+
+
+def loader_of(case, processes):
+    samples, size, _ = CASES[case]
+    if "loader" in case:
+        data = TensorDataset(X[:samples], Y[:samples])
+        return DataLoader(data, size * PROCESSES // processes, shuffle=True, generator=seeded(1))
+    return Minibatches(X[:samples], Y[:samples], size, seeded(1))
+
+
+def run(case, accelerator, rate=0.05, **options):
+    """Train one case; return (model, curve)."""
+    model = MLP((3, 8, 8, 2), generator=seeded())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
+    loader = loader_of(case, accelerator.num_processes)
+    options = {"epochs": 3, "optimizer": optimizer, "scheduler": scheduler, "accelerator": accelerator, **options}
+    return model, train(model, loader, **options)
+
+
+def whole(model):
+    """The weights of a model, gathered where they are spread."""
+    gathered = {name: getattr(value, "full_tensor", lambda value=value: value)() for name, value in state(model)}
+    return {name: value.detach().clone() for name, value in gathered.items()}
+
+
+def state(model):
+    return model.state_dict().items()
+
+
+class Interruption:
+    left = 5
+
+    def step(self):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def accelerator_of(mode, accumulated=1):
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    if mode == "ddp":
+        return Accelerator(cpu=True, gradient_accumulation_steps=accumulated)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        cpu_ram_efficient_loading=False,
+        auto_wrap_policy="size_based_wrap",
+        min_num_params=50,
+    )
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulated, fsdp_plugin=plugin)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def main(folder):
+    results, found = {}, {}
+    for mode in ("ddp", "fsdp2"):
+        for case, (_, _, accumulated) in CASES.items():
+            accelerator = accelerator_of(mode, accumulated)
+            model, curve = run(case, accelerator)
+            spread = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+            found[f"{mode}, {case}"] = {"curve": curve.to_dict(), "spread": spread}
+            results |= {f"{mode}, {case}/{name}": value for name, value in whole(model).items()}
+
+        accelerator = accelerator_of(mode)
+        stays = Checkpoints(folder / mode, every=3)
+        try:
+            run("minibatches", accelerator, checkpoints=stays, tracker=Interruption())
+            found[f"{mode}, resumed"] = {"wrong": "never interrupted"}
+        except KeyboardInterrupt:
+            model, curve = run("minibatches", accelerator_of(mode), checkpoints=stays)
+            found[f"{mode}, resumed"] = {"curve": curve.to_dict()}
+            results |= {f"{mode}, resumed/{name}": value for name, value in whole(model).items()}
+        try:
+            run("minibatches", accelerator_of(mode), rate=1e30)
+            diverged = ""
+        except DivergenceError as error:
+            diverged = str(error)
+        everywhere = accelerator.gather(torch.tensor([len(diverged)])).tolist()
+        found[f"{mode}, diverged"] = {"message": diverged, "everywhere": everywhere}
+    if accelerator.is_main_process:
+        safetensors.torch.save_file(results, folder / "results.safetensors")
+        (folder / "results.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
