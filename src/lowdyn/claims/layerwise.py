@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.stats import spearmanr
 
 from lowdyn.observe.depth import geometric_rate
 from lowdyn.plots import Series
@@ -17,6 +18,20 @@ def decay(cell: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     fits = [geometric_rate(cell["within_between_ratio"].sel(seed=seed), cell["layer"]) for seed in cell["seed"]]
     rates, r_squared = np.array(fits).T
     return rates, r_squared
+
+
+def rank_correlation(depth: Any, values: Any) -> float:
+    """Return Spearman's correlation of ``depth`` and ``values``, NaN where a value is not known or none differs.
+
+    Of ranks, so that a quantity and its logarithm give the same; rounded, so that 0.8 is 0.8.
+
+    >>> rank_correlation([0, 1, 2, 3], [1.0, 3.0, 2.0, 4.0])
+    0.8
+    """
+    values = np.asarray(values, dtype=float)
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        return float("nan")
+    return float(round(spearmanr(np.asarray(depth), values).statistic, 12))
 
 
 def over_layers(cell: xr.Dataset, variable: str, name: str, **style: Any) -> Series:

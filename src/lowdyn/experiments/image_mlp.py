@@ -7,7 +7,6 @@ digits. An orthogonal start of gain √2 keeps the size of ReLU features, one of
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.fitting import described, fit, tensors
 from lowdyn.experiments.starts import STARTS
 from lowdyn.networks import MLP
 from lowdyn.observe import LayerMetrics, Tracker, layer_features, layer_metrics
-from lowdyn.training import Minibatches, train
 
 DRAWN = 600  # samples whose features are kept for the picture
 RECORDS = 30  # of neural collapse, spaced evenly in the logarithm of the epoch
@@ -39,6 +38,7 @@ def run(
     relu_layers: int | None = None,
     start: str = "orthogonal",
     gain: float = math.sqrt(2),
+    rule: str = "sgd",
     weight_decay: float = 1e-4,
     probed: bool = False,
     collapsing: bool = False,
@@ -55,17 +55,22 @@ def run(
     control.
     """
     images = images.take(min(samples, len(images.labels)))
-    inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
+    inputs, labels = tensors(images)
     sizes = (inputs.shape[1], *[width] * (depth - 1), images.num_classes)
     chosen = None if start == "default" else STARTS[start]
     model = MLP(sizes, gain, start=chosen, relu_layers=relu_layers, generator=generator)
-    batches = Minibatches(inputs, labels, 128, generator)
     measured = labels[torch.randperm(len(labels), generator=generator)] if shuffled else labels
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     collapse = Collapse(model, inputs, measured, images.num_classes, epochs if collapsing else 0)
-    curve = train(
-        model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler, on_epoch=collapse.after_epoch
+    curve = fit(
+        model,
+        inputs,
+        labels,
+        epochs=epochs,
+        lr=lr,
+        generator=generator,
+        rule=rule,
+        weight_decay=weight_decay,
+        on_epoch=collapse.after_epoch,
     )
     pattern = rf"^({'|'.join(model.features)})$"
     metrics = layer_metrics(
@@ -84,12 +89,6 @@ def run(
         accuracy=curve["accuracy"],
     )
     return metrics.merge(collapse.records(curve)).assign_attrs(described(images))
-
-
-def described(images: ImageSet) -> dict[str, str]:
-    """Return what a Dataset says of the images it was measured on."""
-    names = json.dumps(images.class_names)
-    return {"data": images.name, "used": images.used, "sha256": images.sha256, "class_names": names}
 
 
 def plane(features: Tensor) -> np.ndarray:
@@ -133,8 +132,44 @@ IMAGE_MLP = Experiment(
     run,
     {
         "smoke": Plan(grid(samples=1000, width=128, depth=10, epochs=100, lr=0.02)),
-        "quick": Plan(grid(samples=5000, width=256, depth=10, epochs=100, lr=0.02)),
+        "quick": Plan(grid(samples=5000, width=256, depth=10, epochs=40, lr=0.02)),
         "paper": Plan(grid(samples=50_000, width=1024, depth=10, epochs=100, lr=0.02), seeds=3),
     },
     images=CIFAR_OR_DIGITS,
+)
+
+# Four ReLU layers and six linear ones, the last of which is the classifier. From gains well below 1 ten layers do not
+# leave the saddle at zero within these epochs.
+_HYBRID = {"depth": 10, "relu_layers": 4, "gain": 1.0, "lr": 0.02, "probed": True}
+HYBRID = Experiment(
+    "hybrid",
+    run,
+    {
+        "smoke": Plan(grid(samples=500, width=64, epochs=100, **_HYBRID)),
+        "quick": Plan(grid(samples=4000, width=256, epochs=40, **_HYBRID)),
+        "paper": Plan(grid(samples=50_000, width=1024, epochs=400, **_HYBRID), seeds=3),
+    },
+    images=CIFAR_OR_DIGITS,
+)
+
+_DEPTHS = {"depth": [5, 7, 9], "start": "default", "gain": 1.0, "rule": "adam", "lr": 1e-3, "weight_decay": 0.0}
+_REAL_DEPTHS = {
+    "smoke": Plan(grid(samples=500, width=64, epochs=60, **_DEPTHS)),
+    "quick": Plan(grid(samples=2000, width=128, epochs=40, **_DEPTHS)),
+    "paper": Plan(grid(samples=50_000, width=1024, epochs=100, **_DEPTHS), seeds=3),
+}
+REAL_DEPTHS_FASHION = Experiment("real-depths-fashion", run, _REAL_DEPTHS, images=("fashion_mnist", "digits"))
+REAL_DEPTHS_CIFAR = Experiment("real-depths-cifar", run, _REAL_DEPTHS, images=CIFAR_OR_DIGITS)
+
+# The rate and decay of Zhu et al. 2021 (arXiv 2105.02375); most of the epochs lie past zero training error.
+_COLLAPSE = {"lr": 0.05, "weight_decay": 5e-4, "collapsing": True}
+DIGITS_MLP = Experiment(
+    "digits-mlp",
+    run,
+    {
+        "smoke": Plan(grid(samples=500, width=64, depth=6, epochs=100, **_COLLAPSE)),
+        "quick": Plan(grid(samples=1000, width=128, depth=10, epochs=800, **_COLLAPSE)),
+        "paper": Plan(grid(samples=1500, width=256, depth=10, epochs=10_000, **_COLLAPSE), seeds=3),
+    },
+    images=("digits",),
 )

@@ -18,11 +18,16 @@ _SURFACE = ["#3B5DB5", "#2A7FBA", "#1F9C9C", "#4DB36B", "#A9BF3B", "#F2CB3A"]
 
 
 def surfaces(
-    step: ArrayLike, panels: Mapping[str, ArrayLike], *, index: ArrayLike | None = None, title: str = ""
+    step: ArrayLike | Mapping[str, ArrayLike],
+    panels: Mapping[str, ArrayLike],
+    *,
+    index: ArrayLike | None = None,
+    title: str = "",
 ) -> Figure:
     """Return a row of rotatable 3-D surfaces over (singular-value index, step), one for each panel.
 
-    ``step``: (steps,). ``panels``: title -> values (steps, indices). ``index``: (indices,), 1, 2, … by default.
+    ``step``: (steps,), or for each panel its own. ``panels``: title -> values (steps, indices). ``index``: (indices,),
+    1, 2, … by default.
     ValueError when the shape of a panel does not fit.
 
     >>> values = np.outer(np.linspace(1, 2, 5), np.ones(3))
@@ -31,9 +36,9 @@ def surfaces(
     """
     from plotly.graph_objects import Surface
 
-    steps = np.asarray(step)
     figure = grid(panels, "scene", title, columns=3, row_height=340, gap=0.01, between=30, sides=8, foot=8)
     for place, (name, values) in enumerate(panels.items()):
+        steps = np.asarray(step[name] if isinstance(step, Mapping) else step)
         z = np.asarray(values, dtype=float)
         indices = np.asarray(index) if index is not None else np.arange(1, z.shape[-1] + 1)
         if z.shape != (steps.size, indices.size) or z.size == 0:

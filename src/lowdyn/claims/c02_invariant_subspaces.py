@@ -1,0 +1,79 @@
+"""C2. In the deeper layers of a network, learning happens in a low-dimensional invariant subspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.spectra import SPECTRA
+from lowdyn.plots import surfaces
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ID = "C2"
+TITLE = "Invariant subspaces of deeper layers"
+CLAIM = (
+    "In the penultimate weight of a linear network, a perceptron and transformers a few singular values move while "
+    "the bulk stays: ‖W(t) − W(0)‖_F lies in about 2K directions, K the number of classes."
+)
+SOURCE = "Lecture, 'Implication I: Invariant Subspaces in Deeper Layers'; Yaras et al. 2023, arXiv 2306.01154"
+PUBLISHED = "Pictures, without settings: of linear model, MLP, toy ViT and ViT-base a few values move, the bulk stays."
+DEVIATION = (
+    "No settings are published. Here: orthogonal starts of scale 1, SGD with momentum 0.9, lr 0.01 falling to 0, no "
+    "weight decay, cross entropy. Smoke: 500 images, width 64 (ViT 48), 40 epochs (ViT 20); quick: 2 000, width 128 "
+    "(ViT 64), 40 epochs (ViT 15); paper: all images found, width 1024 (ViT 256, 6 blocks), 100 epochs. CIFAR-10, or "
+    "digits where it is not found. ViT-B/16 needs a local checkpoint and is not run."
+)
+EXPERIMENTS = (SPECTRA,)
+ENERGY, MARGIN = 0.9, 0.05  # share of ‖W(t) − W(0)‖²_F in the top 2K; share of the initial band left behind
+
+
+def check(datasets: Datasets) -> list[Check]:
+    """Judge, in the worst seed of each model, the energy of the move and how many singular values left the bulk."""
+    checks = []
+    for settings, cell in each_cell(datasets[SPECTRA.name]):
+        classes, model = int(datasets[SPECTRA.name].attrs["classes"]), settings["model"]
+        seeds = [cell.sel(seed=seed) for seed in cell["seed"]]
+        energy = min(_energy(seed["update_values"].values, 2 * classes) for seed in seeds)
+        moved = max(_moved(seed["singular_values"]) for seed in seeds)
+        checks += [
+            at_least(f"energy of W(T) − W(0) in its top {2 * classes} directions, {model}", energy, ENERGY),
+            at_most(f"singular values outside the initial band by more than 5 %, {model}", moved, 3 * classes),
+            shown(f"number of singular values, {model}", float(cell["update_values"].notnull().sum("index")[0]), "—"),
+            shown(f"accuracy on the training images at the end, {model}", _accuracy(cell), "—"),
+        ]
+    cannot = "cannot: needs a local checkpoint"
+    return [*checks, shown("ViT-B/16", cannot, "a few values move, the bulk stays")]
+
+
+def _energy(values: np.ndarray, top: int) -> float:
+    squares = values[np.isfinite(values)] ** 2
+    return float(squares[:top].sum() / squares.sum()) if len(squares) else float("nan")
+
+
+def _moved(values: xr.DataArray) -> float:
+    """Count the values of the last record outside [0.95 min, 1.05 max] of the first; NaN if any is not known."""
+    first, last = (values.dropna("index", how="all").isel(record=record).values for record in (0, -1))
+    if not (np.isfinite(first).all() and np.isfinite(last).all()):
+        return float("nan")
+    low, high = (1 - MARGIN) * first.min(), (1 + MARGIN) * first.max()
+    return float(((last < low) | (last > high)).sum())
+
+
+def _accuracy(cell: xr.Dataset) -> float:
+    return float(cell["accuracy"].dropna("step", how="all").isel(step=-1).mean())
+
+
+def draw(datasets: Datasets) -> Figure:
+    """Draw the singular values of the penultimate weight over (index, step), one panel for each model."""
+    steps, panels = {}, {}
+    for settings, cell in each_cell(datasets[SPECTRA.name]):
+        one = cell.isel(seed=0)
+        steps[settings["model"]] = one["record_step"].values
+        panels[settings["model"]] = one["singular_values"].values
+    return surfaces(steps, panels, title="Singular values of the penultimate weight")
