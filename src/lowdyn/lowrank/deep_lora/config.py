@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,15 +41,15 @@ class DeepLoraConfig(PeftConfig):
     zero_start: bool = False
     dropout: float = 0.0
     seed: int = 0
-    target_modules: list[str] | set[str] | str | None = None
-    exclude_modules: list[str] | set[str] | str | None = None
+    target_modules: Collection[str] | None = None  # a str is an expression, or "all-linear"
+    exclude_modules: Collection[str] | None = None
     modules_to_save: list[str] | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = DeepLoraType.DEEP_LORA
         checked_count("r", self.r, at_least=1)
         checked_count("depth", self.depth, at_least=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -68,7 +68,8 @@ class DeepLoraLinear(nn.Module, BaseTunerLayer):
         """Return the modules A, C, B of an adapter; ValueError if this layer has no such adapter."""
         if adapter_name not in self.r:
             raise ValueError(f"{self._name} has no adapter {adapter_name!r}; it has {', '.join(self.r) or 'none'}")
-        return tuple(layers[adapter_name] for layers in (self.deep_lora_A, self.deep_lora_C, self.deep_lora_B))
+        first, last = self.deep_lora_A[adapter_name], self.deep_lora_B[adapter_name]
+        return cast(nn.Linear, first), self.deep_lora_C[adapter_name], cast(nn.Linear, last)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return ΔW in the form of the base weight (Conv1D: transposed) and the adapter's precision, detached."""
@@ -125,9 +126,9 @@ class DeepLoraLinear(nn.Module, BaseTunerLayer):
         precision = result.dtype
         for adapter in self.active_adapters:
             if adapter in self.r:
-                first = self.deep_lora_A[adapter]
-                inner = first(self.deep_lora_dropout[adapter](self._cast_input_dtype(x, first.weight.dtype)))
-                result = result + self.deep_lora_B[adapter](self.deep_lora_C[adapter](inner))
+                first, cores, last = self.factors(adapter)
+                inputs = self.deep_lora_dropout[adapter](self._cast_input_dtype(x, first.weight.dtype))
+                result = result + last(cores(first(inputs)))
         return result.to(precision)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -138,12 +139,12 @@ class DeepLoraLinear(nn.Module, BaseTunerLayer):
         return "deep_lora." + super().__repr__()
 
 
-def features_of(layer: nn.Module) -> tuple[int, int]:
+def features_of(layer: Any) -> tuple[int, int]:
     """Return the numbers of inputs and outputs of an ``nn.Linear`` or ``Conv1D``."""
     if isinstance(layer, Conv1D):
         inputs, outputs = layer.weight.shape
-        return int(inputs), int(outputs)
-    return int(layer.in_features), int(layer.out_features)
+        return inputs, outputs
+    return layer.in_features, layer.out_features
 
 
 def _floating(dtype: torch.dtype) -> torch.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
@@ -27,11 +27,11 @@ class DeepLoraModel(BaseTuner):
 
     prefix = PREFIX
     tuner_layer_cls = DeepLoraLinear
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = cast(Any, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Adapt the layers that the configuration matches; ValueError, with the candidates, if there is none."""
-        config = self.peft_config[adapter_name]
+        config = cast(DeepLoraConfig, self.peft_config[adapter_name])
         named = config.target_modules
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -46,7 +46,7 @@ class DeepLoraModel(BaseTuner):
 
     def _create_and_replace(
         self,
-        config: DeepLoraConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -54,9 +54,10 @@ class DeepLoraModel(BaseTuner):
         current_key: str,
         **unused: Any,
     ) -> None:
-        rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, current_key), config.r)
+        pattern = get_pattern_key(list(peft_config.rank_pattern), current_key)
+        rank = peft_config.rank_pattern.get(pattern, peft_config.r)
         layer = target if isinstance(target, DeepLoraLinear) else None
-        base = target.get_base_layer() if layer else target
+        base = layer.get_base_layer() if layer else target
         # nn.MultiheadAttention reads the weight of its projection and never calls it: an update would be lost.
         if not isinstance(base, nn.Linear | Conv1D) or isinstance(base, NonDynamicallyQuantizableLinear):
             raise TypeError(
@@ -74,16 +75,17 @@ class DeepLoraModel(BaseTuner):
             layer = DeepLoraLinear(target, current_key)
             layer.train(target.training)
             self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, rank, config)
+        layer.update_layer(adapter_name, rank, peft_config)
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge as PEFT does; with ``safe_merge`` either every layer or none."""
         self._check_before_merge(adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
-        self._check_before_merge(kwargs.get("adapter_names"), merge and kwargs.get("safe_merge", False))
-        return super()._unload_and_optionally_merge(merge=merge, **kwargs)
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        safe = kwargs.get("merge", True) and kwargs.get("safe_merge", False)
+        self._check_before_merge(kwargs.get("adapter_names"), safe)
+        return super()._unload_and_optionally_merge(*args, **kwargs)
 
     def _check_before_merge(self, adapter_names: list[str] | None, safe: bool) -> None:
         for name, layer in _adapted(self.model) if safe else ():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowdyn.arguments import checked_number
 from lowdyn.lowrank.deep_lora.layer import DeepLoraLinear
@@ -25,7 +25,7 @@ def deep_lora_parameter_groups(model: nn.Module, lr: float, **options: Any) -> l
     [(0.5, 1), (0.005, 2)]
     """
     lr = checked_number("lr", lr, at_least=0.0)
-    ratios: dict[nn.Parameter, float] = {}
+    ratios: dict[Tensor, float] = {}
     found = False
     for layer in model.modules():
         if isinstance(layer, DeepLoraLinear):

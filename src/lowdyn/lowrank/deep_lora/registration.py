@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 try:
     import peft
@@ -18,7 +19,7 @@ TABLES = ("CONFIG", "TUNER", "PREFIX")
 PREFIX = "deep_lora_"
 
 
-class DeepLoraType(str, Enum):
+class DeepLoraType(str, Enum):  # noqa: UP042 - PEFT reads "Class.MEMBER" off str(), as of PeftType
     """The type of Deep LoRA adapters: a name for PEFT's tables, in the form of its own ``PeftType``.
 
     ``PeftType`` is a closed enumeration of strings. Its tables are dictionaries, and a member of another
@@ -31,7 +32,7 @@ class DeepLoraType(str, Enum):
 
 def register(config_class: type, model_class: type) -> None:
     """Enter Deep LoRA in PEFT's tables; ImportError, naming both versions, if this peft has other ones."""
-    tables = [getattr(mapping, f"PEFT_TYPE_TO_{name}_MAPPING", None) for name in TABLES]
+    tables: list[Any] = [getattr(mapping, f"PEFT_TYPE_TO_{name}_MAPPING", None) for name in TABLES]
     if not all(isinstance(table, dict) for table in tables) or not hasattr(BaseTuner, "_get_adapter_state_dict"):
         raise ImportError(
             f"Deep LoRA needs peft >= {OLDEST} with its tables of methods, and found peft {peft.__version__}: "

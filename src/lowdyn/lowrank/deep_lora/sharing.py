@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -56,7 +56,7 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
     return place
 
 
-def _as_lora(config: DeepLoraConfig, layers: Iterable[DeepLoraLinear]) -> LoraConfig:
+def _as_lora(config: Any, layers: Iterable[DeepLoraLinear]) -> LoraConfig:
     return LoraConfig(
         r=config.r,
         lora_alpha=config.r,
