@@ -18,7 +18,7 @@ from types import ModuleType
 
 def register_with_peft() -> None:
     """Register Deep LoRA with PEFT now if peft is loaded, else when it will be. Imports nothing else."""
-    if "peft" in sys.modules:
+    if sys.modules.get("peft") is not None:
         _register()
     elif not any(isinstance(finder, _WaitForPeft) for finder in sys.meta_path):
         sys.meta_path.insert(0, _WaitForPeft())

@@ -6,10 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import PeftConfig
-
 from lowdyn.arguments import checked_count, checked_number
-from lowdyn.lowrank.deep_lora.registration import DeepLoraType
+from lowdyn.lowrank.deep_lora.registration import DeepLoraType, PeftConfig
 
 
 @dataclass

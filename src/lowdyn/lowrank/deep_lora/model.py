@@ -7,6 +7,7 @@ import warnings
 from typing import Any, cast
 
 import torch
+from peft import NoMatchingPeftModuleError
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
 from peft.utils.other import get_pattern_key
@@ -36,9 +37,9 @@ class DeepLoraModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except Exception as error:
-            matched = _withdraw(model, adapter_name)
-            if isinstance(error, ValueError) and not matched and "arget" in str(error):  # nothing was targeted
-                raise ValueError(f"{error} {_candidates(model)}") from error
+            _withdraw(model, adapter_name)
+            if isinstance(error, NoMatchingPeftModuleError) or (isinstance(error, ValueError) and named is None):
+                raise NoMatchingPeftModuleError(f"{error} {_candidates(model)}") from error
             raise
         adapted = [name for name, layer in _adapted(model) if adapter_name in layer.r]
         _warn_of_few(model, named, adapted, config)
@@ -52,6 +53,7 @@ class DeepLoraModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
         **unused: Any,
     ) -> None:
         pattern = get_pattern_key(list(peft_config.rank_pattern), current_key)
@@ -110,16 +112,14 @@ def _adapted(model: nn.Module) -> list[tuple[str, DeepLoraLinear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, DeepLoraLinear)]
 
 
-def _withdraw(model: nn.Module, adapter_name: str) -> bool:
-    """Undo an injection that failed on its way; return whether it had begun."""
-    begun = [(name, layer) for name, layer in _adapted(model) if adapter_name in layer.r]
-    for name, layer in begun:
-        if len(layer.r) == 1:
+def _withdraw(model: nn.Module, adapter_name: str) -> None:
+    """Undo an injection that failed on its way."""
+    for name, layer in _adapted(model):
+        if list(layer.r) == [adapter_name]:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base_layer)
-        else:
+        elif adapter_name in layer.r:
             layer.delete_adapter(adapter_name)
-    return bool(begun)
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

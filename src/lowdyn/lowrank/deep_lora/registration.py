@@ -7,6 +7,7 @@ from typing import Any
 
 try:
     import peft
+    from peft import PeftConfig as PeftConfig
     from peft import mapping
     from peft.tuners.tuners_utils import BaseTuner
 except ModuleNotFoundError as error:
