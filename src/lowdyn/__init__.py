@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lowdyn.lowrank.peft_hook import register_with_peft
+
 __version__ = "0.1.0"
 
 # name -> module that holds it; nothing is imported before it is asked for (PEP 562).
 _HOMES = {
     "DeepLinearNetwork": "lowdyn.networks",
+    "DeepLoraConfig": "lowdyn.lowrank",
     "DeepMatrixCompletion": "lowdyn.recovery",
     "Descent": "lowdyn.dynamics",
     "gradient_descent": "lowdyn.dynamics",
@@ -23,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     "DeepLinearNetwork",
+    "DeepLoraConfig",
     "DeepMatrixCompletion",
     "Descent",
     "LayerMetrics",
@@ -37,6 +41,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lowdyn.dynamics import Descent, gradient_descent, reduce_network
+    from lowdyn.lowrank import DeepLoraConfig
     from lowdyn.networks import DeepLinearNetwork
     from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
     from lowdyn.recovery import DeepMatrixCompletion
@@ -53,3 +58,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+register_with_peft()

@@ -1,0 +1,75 @@
+"""A training step of Deep LoRA against one of PEFT's LoRA: same model, same layers, same rank, same optimizer."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from collections.abc import Callable
+
+import peft
+import torch
+from timing import finish, medians, report
+from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
+
+from lowdyn import DeepLoraConfig
+from lowdyn.lowrank import deep_lora_parameter_groups
+
+RANK = 8
+
+
+def bert_step(config: BertConfig, batch: int, length: int, deep: bool) -> Callable[[], None]:
+    """Return a training step on random tokens."""
+    torch.manual_seed(0)
+    model = BertModel(config, add_pooling_layer=False)
+    tokens = torch.randint(config.vocab_size, (batch, length))
+    return step_of(model, lambda adapted: adapted(tokens).last_hidden_state.square().mean(), deep)
+
+
+def vit_step(config: ViTConfig, batch: int, deep: bool) -> Callable[[], None]:
+    """Return a training step on random images."""
+    torch.manual_seed(0)
+    model = ViTForImageClassification(config)
+    images = torch.randn(batch, config.num_channels, config.image_size, config.image_size)
+    return step_of(model.vit, lambda adapted: adapted(pixel_values=images).last_hidden_state.square().mean(), deep)
+
+
+def step_of(model: torch.nn.Module, loss: Callable[..., torch.Tensor], deep: bool) -> Callable[[], None]:
+    """Return forward, backward and AdamW step of the adapted model, all linear layers targeted."""
+    if deep:
+        adapted = peft.get_peft_model(model, DeepLoraConfig(r=RANK, target_modules="all-linear"))
+        optimizer = torch.optim.AdamW(deep_lora_parameter_groups(adapted, lr=1e-3))
+    else:
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear"))
+        optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(adapted).backward()
+        optimizer.step()
+
+    return step
+
+
+def compare(make: Callable[[bool], Callable[[], None]], repeats: int) -> float:
+    """Return the time of a Deep LoRA step over that of a LoRA step."""
+    times = medians({"deep": make(True), "lora": make(False)}, repeats=repeats)
+    return times["deep"] / times["lora"]
+
+
+if __name__ == "__main__":
+    minilm = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=2000
+    )
+    small_vit = ViTConfig(
+        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, image_size=28, patch_size=7
+    )
+    tiny = BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=100)
+    yardstick = "PEFT's LoRA step"
+    kept = [
+        report("BERT of MiniLM's shape, 8 x 32", yardstick, compare(lambda d: bert_step(minilm, 8, 32, d), 21), 1.1),
+        report("small ViT, 64 images", yardstick, compare(lambda d: vit_step(small_vit, 64, d), 41), 1.1),
+        report("tiny BERT, 8 x 16", yardstick, compare(lambda d: bert_step(tiny, 8, 16, d), 101), 1.1),
+    ]
+    finish(kept)

@@ -1,0 +1,122 @@
+"""*fewshot-sts*: a small language model learns from a few pairs of sentences how alike two sentences are.
+
+Yaras et al. 2024 (arXiv 2406.04112) fine-tune BERT on 16 to 1024 pairs of STS-B. Here: all-MiniLM-L6-v2 whose last
+two layers are drawn anew (as it is, it knows the task), cosine of mean features against score / 5, AdamW with
+eps 1e-6, adapters on all linear layers, batches of 8, 150 steps. Every method gets the best of three rates, by its
+score on 300 development pairs with a seed and pairs that are not used again; the scores reported are on 300 others.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import spearmanr
+from torch.nn.functional import mse_loss
+
+from lowdyn.data import SentencePairs
+from lowdyn.experiments.adaptation import adapt, update_rank
+from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.minilm import PairCosine, encoder
+from lowdyn.training import Minibatches, train
+
+METHODS = ("lora", "plain_lora", "deep_lora")
+RATES = (3e-4, 1e-3, 3e-3)
+CHOICE_SEED, CHOICE_SAMPLES, CHOICE_RANK = 2**40, 64, 8  # with which rates are chosen, once for each method
+RENEWED, BATCH = 2, 8
+
+
+def run(
+    *,
+    data: tuple[SentencePairs, SentencePairs],
+    samples: int,
+    rank: int,
+    steps: int,
+    dev_pairs: int,
+    generator: torch.Generator,
+    lr: float | None = None,
+) -> xr.Dataset:
+    """Return over ``method`` the Spearman correlation ``score``, the ``update_rank`` and the rate ``lr``.
+
+    ``before`` is the score without training. With ``lr`` every method takes that rate and none is chosen.
+    """
+    train_pairs, dev = data
+    seed = int(torch.randint(2**31, (), generator=generator))
+    judged = _dev(dev, dev_pairs, 0)
+    rows = []
+    for method in METHODS:
+        rate = _chosen_rate(train_pairs, dev, method, steps, dev_pairs) if lr is None else lr
+        rows.append((*_trained(train_pairs, judged, method, samples, rank, steps, rate, seed), rate))
+    score, ranks, rates = np.array(rows).T
+    before, _ = _trained(train_pairs, judged, METHODS[0], samples, rank, 0, 0.0, seed)
+    return xr.Dataset(
+        {"score": ("method", score), "update_rank": ("method", ranks), "lr": ("method", rates), "before": before},
+        coords={"method": list(METHODS)},
+        attrs={"data": dev.name, "used": judged.used, "sha256": dev.sha256},
+    )
+
+
+def _dev(dev: SentencePairs, count: int, part: int) -> SentencePairs:
+    """Return the ``part``-th block of ``count`` pairs, in an order that is always the same."""
+    order = torch.randperm(len(dev), generator=torch.Generator().manual_seed(0)).numpy()
+    return dev.take(order[part * count : (part + 1) * count])
+
+
+@functools.cache
+def _chosen_rate(train_pairs: SentencePairs, dev: SentencePairs, method: str, steps: int, dev_pairs: int) -> float:
+    judged = _dev(dev, dev_pairs, 1)
+    scores = [
+        _trained(train_pairs, judged, method, CHOICE_SAMPLES, CHOICE_RANK, steps, rate, CHOICE_SEED)[0]
+        for rate in RATES
+    ]
+    return RATES[int(np.argmax(scores))]
+
+
+def _trained(
+    pairs: SentencePairs,
+    judged: SentencePairs,
+    method: str,
+    samples: int,
+    rank: int,
+    steps: int,
+    lr: float,
+    seed: int,
+) -> tuple[float, float]:
+    """Return the score on ``judged`` and the rank of the updates after training; all is drawn from ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = pairs.take(torch.randperm(len(pairs), generator=generator)[:samples].numpy())
+    base = encoder(generator, renewed=RENEWED)
+    adaptation = adapt(base, method, rank=rank, targets="all-linear", generator=generator, steps=steps)
+    model = PairCosine(adaptation.model, chosen.first, chosen.second)
+    targets = torch.from_numpy(chosen.scores / 5).to(torch.float32)
+    passes = itertools.repeat(Minibatches(torch.arange(samples), targets, BATCH, generator))
+    batches = list(itertools.islice(itertools.chain.from_iterable(passes), steps))
+    if batches:
+        train(
+            model,
+            batches,
+            optimizer=torch.optim.AdamW(adaptation.groups(lr), eps=1e-6, weight_decay=0.0),
+            epochs=1,
+            loss=mse_loss,
+        )
+    model.eval()
+    cosines = PairCosine(adaptation.model, judged.first, judged.second).all()
+    return float(spearmanr(cosines.numpy(), judged.scores).statistic), update_rank(adaptation.model)
+
+
+_SETTINGS = {"steps": 150, "dev_pairs": 300}
+FEWSHOT_STS = Experiment(
+    "fewshot-sts",
+    run,
+    {
+        "smoke": Plan(grid(samples=16, rank=8, steps=3, dev_pairs=20, lr=3e-3), seeds=2),
+        "quick": Plan(grid(samples=[16, 64], rank=8, **_SETTINGS), seeds=3),
+        "paper": Plan(
+            (*grid(samples=[16, 64, 256], rank=8, **_SETTINGS), *grid(samples=64, rank=[32, 64], **_SETTINGS)), seeds=5
+        ),
+    },
+    data=(("sts_benchmark/train", "sts_benchmark/dev"),),
+)
