@@ -51,6 +51,21 @@ def numerical_rank(values: Tensor, *, rows: int, columns: int, tolerance: float 
     return 0 if largest == 0.0 else int((values > tolerance * largest).sum())
 
 
+def energy_rank(values: Tensor, share: float = 0.99) -> int:
+    """Return the smallest k whose k largest singular ``values`` (n,), descending, hold ``share`` of Σ σ_i².
+
+    0 where all are zero. ValueError for a share outside [0, 1].
+
+    >>> energy_rank(torch.tensor([3.0, 1.0, 0.1])), energy_rank(torch.tensor([3.0, 1.0, 0.1]), share=0.8)
+    (2, 1)
+    """
+    if checked_number("share", share, at_least=0.0) > 1.0:
+        raise ValueError(f"share must be at most 1, got {share:g}")
+    # Of what is left over, not of what is held: 1 − share is then exact for shares near 1.
+    tails = values.to(torch.float64).flip(0).square().cumsum(0).flip(0)
+    return int((tails > (1 - share) * tails[0]).sum())
+
+
 def orthonormal_basis(*blocks: Tensor, tolerance: float | None = None) -> Tensor:
     """Return an orthonormal basis (rows, k) of the span of all columns of ``blocks``, k its numerical rank.
 
