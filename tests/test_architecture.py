@@ -10,8 +10,8 @@ import lowdyn
 
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
-    *("arguments", "files", "linalg", "data", "trajectory", "networks", "problems", "dynamics", "observe", "training"),
-    *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
+    *("arguments", "files", "linalg", "data", "trajectory", "networks", "problems", "dynamics", "observe", "lowrank"),
+    *("training", "recipes", "plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
 )
 VAGUE = {"utils", "util", "misc", "common", "helpers", "base"}
 SOURCES = sorted(ROOT.rglob("*.py"))

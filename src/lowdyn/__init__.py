@@ -15,6 +15,8 @@ _HOMES = {
     "LayerMetrics": "lowdyn.observe",
     "Spectra": "lowdyn.observe",
     "Tracker": "lowdyn.observe",
+    "advise_ranks": "lowdyn.lowrank",
+    "factorize": "lowdyn.lowrank",
     "layer_metrics": "lowdyn.observe",
     "reduce_network": "lowdyn.dynamics",
     "train": "lowdyn.training",
@@ -27,6 +29,8 @@ __all__ = [
     "Spectra",
     "Tracker",
     "__version__",
+    "advise_ranks",
+    "factorize",
     "gradient_descent",
     "layer_metrics",
     "reduce_network",
@@ -35,6 +39,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lowdyn.dynamics import Descent, gradient_descent, reduce_network
+    from lowdyn.lowrank import advise_ranks, factorize
     from lowdyn.networks import DeepLinearNetwork
     from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
     from lowdyn.training import train
