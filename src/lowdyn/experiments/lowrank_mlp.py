@@ -39,8 +39,8 @@ def run(
     samples: int,
     epochs: int,
     usps_epochs: int,
+    lr: float,
     generator: torch.Generator,
-    lr: float = 1e-3,
     share: float = 0.9,
 ) -> xr.Dataset:
     """Return the training curve, the test accuracy after it, and what a step costs, of one ``variant`` of VARIANTS.
@@ -99,14 +99,17 @@ def _accuracy(model: nn.Module, test: ImageSet, images: ImageSet) -> float:
     return float((model(inputs).argmax(dim=1) == labels).to(torch.float64).mean())
 
 
-FEW = [DENSE, "r = 1", "r = 10", ADVISED]
+SMALL = [DENSE, "r = 1", "r = 10", ADVISED]
+MIDDLE = [DENSE, "r = 1", "r = 5", "r = 10", "r = 40", "r = 20, 10", ADVISED]
 LOWRANK_MLP = Experiment(
     "lowrank-mlp",
     run,
     {
-        "smoke": Plan(grid(variant=FEW, width=128, samples=1000, epochs=10, usps_epochs=10)),
-        "quick": Plan(grid(variant=list(VARIANTS), width=400, samples=2000, epochs=10, usps_epochs=10)),
-        "paper": Plan(grid(variant=list(VARIANTS), width=2000, samples=60_000, epochs=20, usps_epochs=60), seeds=3),
+        "smoke": Plan(grid(variant=SMALL, width=128, samples=1500, epochs=40, usps_epochs=40, lr=3e-3)),
+        "quick": Plan(grid(variant=MIDDLE, width=256, samples=10_000, epochs=8, usps_epochs=12, lr=3e-3)),
+        "paper": Plan(
+            grid(variant=list(VARIANTS), width=2000, samples=60_000, epochs=20, usps_epochs=60, lr=1e-3), seeds=3
+        ),
     },
     images=("mnist", "fashion_mnist", "usps", "digits"),
     every=True,
