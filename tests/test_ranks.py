@@ -1,6 +1,7 @@
 """Rank advice: exact where a move of known rank was made, and what factorize and PEFT make of it."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -154,10 +155,11 @@ def test_the_tables_read_well():
     table = factorize(model, advice)
     frame = pandas.DataFrame(table.rows())
     assert frame["rank"].tolist() == [2, 2]
-    console = rich.Console(width=160, record=True, quiet=True)
+    console = rich.Console(width=160, record=True, file=io.StringIO())
     console.print(table)
-    assert "hidden2" in console.export_text()
-    assert "parameters 2 055 -> 875" in console.export_text()
+    drawn = console.export_text()
+    assert "hidden2" in drawn
+    assert "parameters 2 055 -> 875" in drawn
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,6 +36,31 @@ class LowRankTraining:
     curve: xr.Dataset
 
 
+@dataclass(frozen=True)
+class FirstBatches:
+    """The first ``count`` batches of a ``loader``, gone through again and again if it has fewer.
+
+    >>> list(FirstBatches(range(3), 5))
+    [0, 1, 2, 0, 1]
+    """
+
+    loader: Iterable[Any]
+    count: int
+
+    def __post_init__(self) -> None:
+        checked_count("count", self.count, at_least=1)
+
+    def __iter__(self) -> Iterator[Any]:
+        left = self.count
+        while left:
+            before = left
+            for batch in islice(self.loader, left):
+                yield batch
+                left -= 1
+            if left == before:  # a loader that gives nothing, or gave all it had
+                return
+
+
 def train_low_rank(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
@@ -42,7 +68,7 @@ def train_low_rank(
     optimizer: MakeOptimizer,
     epochs: int,
     warm_up_optimizer: MakeOptimizer,
-    warm_up_epochs: int = 1,
+    warm_up_steps: int = 100,
     layers: str | None = None,
     share: float = 0.9,
     keep_first_last: bool = True,
@@ -52,7 +78,7 @@ def train_low_rank(
 ) -> LowRankTraining:
     """Train ``model`` dense under a Tracker, factorize it at the ranks that learning used, and train it on, in place.
 
-    The three steps are :func:`lowdyn.train` for ``warm_up_epochs`` with ``warm_up_optimizer``,
+    The steps are :func:`lowdyn.train` for ``warm_up_steps`` updates with ``warm_up_optimizer``,
     :func:`lowdyn.advise_ranks` on its trajectory, :func:`lowdyn.factorize` (the truncated SVD of the weights of that
     moment), and :func:`lowdyn.train` for ``epochs`` with ``optimizer``. Optimizers are given as functions of the
     parameters, since the second can be built only when the pairs are there; ``scheduler`` is a function of the second.
@@ -72,18 +98,19 @@ def train_low_rank(
     ...     batches,
     ...     warm_up_optimizer=partial(torch.optim.SGD, lr=0.1),
     ...     optimizer=partial(torch.optim.Adam, lr=1e-2),
+    ...     warm_up_steps=10,
     ...     epochs=5,
     ... )
     >>> run.table.ranks == run.advice.ranks, run.curve.attrs["factorized_at"], bool(run.curve["accuracy"][-1] > 0.95)
-    (True, 8, True)
+    (True, 10, True)
     """
     checked_count("epochs", epochs, at_least=1)
     tracker = Tracker(model, Spectra(layers=layers, top=0), every=2**62)
     dense = train(
         model,
-        loader,
+        FirstBatches(loader, warm_up_steps),
         optimizer=warm_up_optimizer(model.parameters()),
-        epochs=warm_up_epochs,
+        epochs=1,
         loss=loss,
         tracker=tracker,
         accelerator=accelerator,
@@ -106,6 +133,6 @@ def train_low_rank(
     at = int(dense["step"][-1])
     low_rank = low_rank.assign_coords(step=low_rank["step"] + at)
     curve = xr.concat([dense, low_rank], dim="step", combine_attrs="override").assign_attrs(
-        epochs=warm_up_epochs + epochs, factorized_at=at
+        epochs=epochs, factorized_at=at
     )
     return LowRankTraining(model, advice, table, tracker.trajectory, curve)

@@ -20,6 +20,7 @@ from lowdyn.lowrank.cost import step_costs
 from lowdyn.lowrank.factorize import factorize
 from lowdyn.lowrank.ranks import advise_ranks
 from lowdyn.networks import MLP
+from lowdyn.recipes import FirstBatches
 from lowdyn.training import Minibatches, train
 
 BATCH = 128
@@ -46,7 +47,7 @@ def run(
     """Return the training curve, the test accuracy after it, and what a step costs, of one ``variant`` of VARIANTS.
 
     ``rank`` (layer) are the ranks of hidden2 and hidden3, 0 where dense. "advised" are those that hold ``share`` of
-    the energy of the moves of a dense twin, from the same start, in one epoch of SGD with momentum 0.9 at 0.02 (the
+    the energy of the moves of a dense twin, from the same start, in 100 steps of SGD with momentum 0.9 at 0.02 (the
     rule of *image-mlp*: the theory that the advice rests on is of gradient descent, not of Adam). What begins with
     ``dense_`` is of the dense network, timed in turn with this one.
     """
@@ -88,7 +89,8 @@ def run(
 
 def _advised(model: MLP, batches: Minibatches, share: float) -> dict[str, int]:
     start = copy.deepcopy(model)
-    train(model, batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), epochs=1)
+    warm_up = FirstBatches(batches, 100)
+    train(model, warm_up, optimizer=torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), epochs=1)
     ranks = advise_ranks(model, start, layers="|".join(PAIRS), share=share).ranks
     return {name: ranks.get(name, 0) for name in PAIRS}
 
