@@ -100,7 +100,7 @@ class Reproduction:
     seed: int = 0
     data_dir: Path | None = None
     download: bool = False
-    _images: dict[tuple[str, str], ImageSet] = field(default_factory=dict)
+    _images: dict[str, ImageSet] = field(default_factory=dict)
 
     def judge(self, claim: Claim, advance: Advance = lambda done, total: None) -> dict[str, Any]:
         """Return the claim's entry in ``results.json``, from the folder if it is complete there, else by running.
@@ -169,38 +169,32 @@ class Reproduction:
         """Return all runs of an experiment as one Dataset, running only those that the folder does not hold."""
         plan = experiment.plans[self.scale]
         seeds = [self.seed + offset for offset in range(plan.seeds)]
+        images = self.images(experiment)
         source = source_digest(experiment.run.__module__)
-        identity = {"source": source, "versions": _deciding_versions()}
-        cells: list[tuple[Settings, Settings, list[str]]] = []  # as shown, as run, and a key for each seed
-        for given in self.images(experiment):
-            held = ".".join(one.sha256 for one in given.values()) or None
-            named = {"data": given["images"].name} if experiment.every else {}
-            for cell in plan.cells:
-                keys = [digest({**identity, "data": held, "settings": cell, "seed": seed}) for seed in seeds]
-                cells.append(({**cell, **named}, {**cell, **given}, keys))
+        identity = {"source": source, "versions": _deciding_versions(), "data": images.sha256 if images else None}
+        keys = [[digest({**identity, "settings": cell, "seed": seed}) for seed in seeds] for cell in plan.cells]
         path = self.folder.path / experiment.name / "trajectory.nc"
-        key = digest([identity, [keys for _, _, keys in cells]])
-        complete = _loaded(path)
-        if complete is not None and complete.attrs.get("key") == key:
-            return complete
+        key = digest([identity, keys])
+        held = _loaded(path)
+        if held is not None and held.attrs.get("key") == key:
+            return held
         runs: list[tuple[Settings, list[xr.Dataset]]] = []
-        done, total = 0, len(cells) * len(seeds)
-        for settings, arguments, cell_keys in cells:
-            runs.append((settings, []))
+        done, total = 0, len(plan.cells) * len(seeds)
+        for cell, cell_keys in zip(plan.cells, keys, strict=True):
+            runs.append((cell, []))
             for seed, run_key in zip(seeds, cell_keys, strict=True):
                 advance(done, total)
-                runs[-1][1].append(self._one_run(experiment, arguments, seed, run_key))
+                runs[-1][1].append(self._one_run(experiment, cell, seed, run_key, images))
                 done += 1
         advance(done, total)
         seconds = sum(run.attrs.pop("seconds") for _, cell_runs in runs for run in cell_runs)
         data = combine(runs, seeds)
-        first = [cell_runs[0].attrs for _, cell_runs in runs[:: len(plan.cells)]]  # of each data set
-        used = [" + ".join(attrs[name] for attrs in first if name in attrs) for name in ("data", "used", "sha256")]
+        used = {name: data.attrs.get(name) for name in ("data", "used", "sha256")}
         provenance = {
             "cells": [dict(cell) for cell in plan.cells],
             "seeds": seeds,
             "seconds": round(seconds, 3),
-            "data": dict(zip(("name", "used", "sha256"), used, strict=True)) if experiment.images else None,
+            "data": {"name": used["data"], "used": used["used"], "sha256": used["sha256"]} if images else None,
             "source": source,
             "versions": versions(),
         }
@@ -208,38 +202,32 @@ class Reproduction:
         trajectory.save(data, path)
         return data
 
-    def _one_run(self, experiment: Experiment, arguments: Settings, seed: int, key: str) -> xr.Dataset:
+    def _one_run(
+        self, experiment: Experiment, cell: Settings, seed: int, key: str, images: ImageSet | None
+    ) -> xr.Dataset:
         path = self.folder.path / experiment.name / "runs" / f"{key[:24]}.nc"
         held = _loaded(path)
         if held is not None:
             return held
         began = time.perf_counter()
-        data = experiment.run(**arguments, generator=torch.Generator().manual_seed(seed))
+        given = {} if images is None else {"images": images}
+        data = experiment.run(**cell, **given, generator=torch.Generator().manual_seed(seed))
         data = data.assign_attrs(seconds=time.perf_counter() - began)
         trajectory.save(data, path)
         return data
 
-    def images(self, experiment: Experiment) -> list[dict[str, ImageSet]]:
-        """Return what each of the experiment's data sets gives its runs; DataMissing if none is found."""
+    def images(self, experiment: Experiment) -> ImageSet | None:
+        """Return the first of the experiment's data sets that is found; DataMissing if none is."""
         if not experiment.images:
-            return [{}]
-        first, last = experiment.images[0], experiment.images[-1]
-        wanted = experiment.images[:-1] if experiment.every else (first,)
-        found = wanted if self.download and self.data_dir is not None else self._found(experiment.images)
-        if experiment.every:
-            names = [name for name in found if name != last] or found or [first]
-        else:
-            names = [*found, first][:1]
-        splits = {"images": "train", "test": "test"} if experiment.test else {"images": "train"}
-        return [{argument: self._load(name, split) for argument, split in splits.items()} for name in names]
-
-    def _found(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if available(name, self.data_dir)]
-
-    def _load(self, name: str, split: str) -> ImageSet:
-        if (name, split) not in self._images:
-            self._images[name, split] = load_images(name, self.data_dir, split, download=self.download)
-        return self._images[name, split]
+            return None
+        names: Iterable[str] = experiment.images
+        first = experiment.images[0]
+        name = next((n for n in names if available(n, self.data_dir)), first)
+        if self.download and self.data_dir is not None:
+            name = first
+        if name not in self._images:
+            self._images[name] = load_images(name, self.data_dir, download=self.download)
+        return self._images[name]
 
 
 def _no_number(text: str) -> float:

@@ -27,17 +27,13 @@ class Experiment:
     """``run(**settings, generator=…)`` returns one Dataset; ``plans`` holds what to run at each scale.
 
     ``images`` names the data sets that will do, best first; the first that is found is given to ``run`` as
-    ``images``. With ``every`` all that are found take part, the last only for want of the others, and each makes cells
-    of its own with the setting ``data``. With ``test`` the other split comes too, as ``test``. All cells and seeds come
-    back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
+    ``images``. All cells and seeds come back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
     """
 
     name: str
     run: Callable[..., xr.Dataset]
     plans: Mapping[str, Plan]
     images: tuple[str, ...] = field(default=())
-    every: bool = False
-    test: bool = False
 
 
 def grid(**values: Any) -> tuple[Settings, ...]:
