@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import xarray as xr
 
 from lowdyn import trajectory
 from lowdyn.claims.claim import Claim, verdict
-from lowdyn.data import DataError, DataMissing, ImageSet, available, load_images
+from lowdyn.data import DataError, DataMissing, DataSet, load_set, set_available
 from lowdyn.experiments.experiment import Experiment, Settings, combine
 from lowdyn.files import DRAFTS, replace_atomically
 from lowdyn.provenance import digest, machine, source_digest, versions
@@ -100,7 +100,7 @@ class Reproduction:
     seed: int = 0
     data_dir: Path | None = None
     download: bool = False
-    _images: dict[str, ImageSet] = field(default_factory=dict)
+    _sets: dict[str, DataSet] = field(default_factory=dict)
 
     def judge(self, claim: Claim, advance: Advance = lambda done, total: None) -> dict[str, Any]:
         """Return the claim's entry in ``results.json``, from the folder if it is complete there, else by running.
@@ -169,9 +169,9 @@ class Reproduction:
         """Return all runs of an experiment as one Dataset, running only those that the folder does not hold."""
         plan = experiment.plans[self.scale]
         seeds = [self.seed + offset for offset in range(plan.seeds)]
-        images = self.images(experiment)
+        given, sets = self.given(experiment)
         source = source_digest(experiment.run.__module__)
-        identity = {"source": source, "versions": _deciding_versions(), "data": images.sha256 if images else None}
+        identity = {"source": source, "versions": _deciding_versions(), "data": _digests(sets)}
         keys = [[digest({**identity, "settings": cell, "seed": seed}) for seed in seeds] for cell in plan.cells]
         path = self.folder.path / experiment.name / "trajectory.nc"
         key = digest([identity, keys])
@@ -184,7 +184,7 @@ class Reproduction:
             runs.append((cell, []))
             for seed, run_key in zip(seeds, cell_keys, strict=True):
                 advance(done, total)
-                runs[-1][1].append(self._one_run(experiment, cell, seed, run_key, images))
+                runs[-1][1].append(self._one_run(experiment, cell, seed, run_key, given))
                 done += 1
         advance(done, total)
         seconds = sum(run.attrs.pop("seconds") for _, cell_runs in runs for run in cell_runs)
@@ -194,7 +194,7 @@ class Reproduction:
             "cells": [dict(cell) for cell in plan.cells],
             "seeds": seeds,
             "seconds": round(seconds, 3),
-            "data": {"name": used["data"], "used": used["used"], "sha256": used["sha256"]} if images else None,
+            "data": {"name": used["data"], "used": used["used"], "sha256": used["sha256"]} if sets else None,
             "source": source,
             "versions": versions(),
         }
@@ -203,31 +203,40 @@ class Reproduction:
         return data
 
     def _one_run(
-        self, experiment: Experiment, cell: Settings, seed: int, key: str, images: ImageSet | None
+        self, experiment: Experiment, cell: Settings, seed: int, key: str, given: dict[str, Any]
     ) -> xr.Dataset:
         path = self.folder.path / experiment.name / "runs" / f"{key[:24]}.nc"
         held = _loaded(path)
         if held is not None:
             return held
         began = time.perf_counter()
-        given = {} if images is None else {"images": images}
         data = experiment.run(**cell, **given, generator=torch.Generator().manual_seed(seed))
         data = data.assign_attrs(seconds=time.perf_counter() - began)
         trajectory.save(data, path)
         return data
 
-    def images(self, experiment: Experiment) -> ImageSet | None:
-        """Return the first of the experiment's data sets that is found; DataMissing if none is."""
-        if not experiment.images:
-            return None
-        names: Iterable[str] = experiment.images
-        first = experiment.images[0]
-        name = next((n for n in names if available(n, self.data_dir)), first)
+    def given(self, experiment: Experiment) -> tuple[dict[str, Any], list[DataSet]]:
+        """Return the first of the experiment's choices of data that is found, as arguments of its run and as a list.
+
+        DataMissing if none is found.
+        """
+        choices = experiment.data or tuple((name,) for name in experiment.images)
+        if not choices:
+            return {}, []
+        found = (choice for choice in choices if all(set_available(name, self.data_dir) for name in choice))
+        names = next(found, choices[0])
         if self.download and self.data_dir is not None:
-            name = first
-        if name not in self._images:
-            self._images[name] = load_images(name, self.data_dir, download=self.download)
-        return self._images[name]
+            names = choices[0]
+        for name in names:
+            if name not in self._sets:
+                self._sets[name] = load_set(name, self.data_dir, download=self.download)
+        sets = [self._sets[name] for name in names]
+        return ({"data": tuple(sets)} if experiment.data else {"images": sets[0]}), sets
+
+
+def _digests(sets: list[DataSet]) -> str | list[str] | None:
+    digests = [one.sha256 for one in sets]
+    return digests[0] if len(digests) == 1 else digests or None
 
 
 def _no_number(text: str) -> float:

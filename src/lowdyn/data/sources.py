@@ -122,13 +122,13 @@ def load_images(
     >>> load_images("digits", split="test").used
     '297 of 1 797 images'
     """
-    _check_choice("name", name, IMAGE_SETS)
-    _check_choice("split", split, ("train", "test"))
+    check_choice("name", name, IMAGE_SETS)
+    check_choice("split", split, ("train", "test"))
     if name == "digits":
         return _load_digits(split)
     source = _SOURCES[name]
     wanted = source.splits[split]
-    root = _data_folder(folder)
+    root = data_folder(folder)
     if root is None:
         wish = ", ".join(f"{source.folders[0]}/{file}" for file in wanted.downloads)
         raise DataMissing(
@@ -152,8 +152,8 @@ def available(name: str, folder: str | os.PathLike[str] | None = None) -> bool:
     >>> available("digits")
     True
     """
-    _check_choice("name", name, IMAGE_SETS)
-    root = _data_folder(folder)
+    check_choice("name", name, IMAGE_SETS)
+    root = data_folder(folder)
     return name == "digits" or (
         root is not None and all(_find(_SOURCES[name], split, root) for split in ("train", "test"))
     )
@@ -168,7 +168,8 @@ def _load_digits(split: str) -> ImageSet:
     return ImageSet("digits", split, images, labels, _DIGIT_NAMES, full_size=len(digits.target), peak=16)
 
 
-def _data_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+def data_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder that is meant: the one given, else that of LOWDYN_DATA, else None."""
     chosen = os.environ.get("LOWDYN_DATA") if folder is None else folder
     return Path(chosen).expanduser() if chosen else None
 
@@ -199,6 +200,7 @@ def _missing(name: str, split: str, root: Path) -> str:
     return f"{name} ({split}): no {', '.join(absent)} in {places}; get it from {address} or with download=True"
 
 
-def _check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:
+def check_choice(argument: str, value: str, allowed: Sequence[str]) -> None:
+    """ValueError with the list unless ``value`` is one of ``allowed``; lowdyn.arguments would import torch."""
     if value not in allowed:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -27,13 +27,16 @@ class Experiment:
     """``run(**settings, generator=…)`` returns one Dataset; ``plans`` holds what to run at each scale.
 
     ``images`` names the data sets that will do, best first; the first that is found is given to ``run`` as
-    ``images``. All cells and seeds come back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
+    ``images``. ``data`` likewise, for sets that go together: each choice is a tuple of names such as "mnist/test"
+    (see :mod:`lowdyn.data.sets`), and the first of which all are found is given as ``data``.
+    All cells and seeds come back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
     """
 
     name: str
     run: Callable[..., xr.Dataset]
     plans: Mapping[str, Plan]
     images: tuple[str, ...] = field(default=())
+    data: tuple[tuple[str, ...], ...] = field(default=())
 
 
 def grid(**values: Any) -> tuple[Settings, ...]:

@@ -1,0 +1,35 @@
+"""Every data set by one name, ``"mnist/test"``: what an experiment asks for and a runner looks up."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from lowdyn.data.images import ImageSet
+from lowdyn.data.sentences import SentencePairs, load_sentence_pairs, sentence_pairs_available
+from lowdyn.data.sources import available, load_images
+
+DataSet: TypeAlias = ImageSet | SentencePairs
+"""All have ``name``, ``used`` (how much is held, in words) and ``sha256``."""
+
+
+def load_set(name: str, folder: str | os.PathLike[str] | None = None, download: bool = False) -> DataSet:
+    """Load ``"data set/split"``, the split "train" by default; raises as the loader of that kind does.
+
+    >>> load_set("digits/test").used
+    '297 of 1 797 images'
+    """
+    kind, _, split = name.partition("/")
+    if kind == "sts_benchmark":
+        return load_sentence_pairs(kind, folder, split or "train")
+    return load_images(kind, folder, split or "train", download=download)
+
+
+def set_available(name: str, folder: str | os.PathLike[str] | None = None) -> bool:
+    """Whether the files of ``"data set/split"`` are there; none is opened.
+
+    >>> set_available("digits/test")
+    True
+    """
+    kind = name.partition("/")[0]
+    return sentence_pairs_available(folder) if kind == "sts_benchmark" else available(kind, folder)
