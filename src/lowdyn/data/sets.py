@@ -6,15 +6,16 @@ import os
 from typing import TypeAlias
 
 from lowdyn.data.images import ImageSet
+from lowdyn.data.ratings import RATING_SETS, RatingSet, load_ratings, ratings_available
 from lowdyn.data.sentences import SentencePairs, load_sentence_pairs, sentence_pairs_available
 from lowdyn.data.sources import available, load_images
 
-DataSet: TypeAlias = ImageSet | SentencePairs
+DataSet: TypeAlias = ImageSet | RatingSet | SentencePairs
 """All have ``name``, ``used`` (how much is held, in words) and ``sha256``."""
 
 
 def load_set(name: str, folder: str | os.PathLike[str] | None = None, download: bool = False) -> DataSet:
-    """Load ``"data set/split"``, the split "train" by default; raises as the loader of that kind does.
+    """Load ``"data set/split"``, the split "train" (of ratings "all") by default; raises as that kind's loader does.
 
     >>> load_set("digits/test").used
     '297 of 1 797 images'
@@ -22,6 +23,8 @@ def load_set(name: str, folder: str | os.PathLike[str] | None = None, download: 
     kind, _, split = name.partition("/")
     if kind == "sts_benchmark":
         return load_sentence_pairs(kind, folder, split or "train")
+    if kind in RATING_SETS:
+        return load_ratings(kind, folder, split or "all", download=download)
     return load_images(kind, folder, split or "train", download=download)
 
 
@@ -32,4 +35,6 @@ def set_available(name: str, folder: str | os.PathLike[str] | None = None) -> bo
     True
     """
     kind = name.partition("/")[0]
+    if kind in RATING_SETS:
+        return ratings_available(folder)
     return sentence_pairs_available(folder) if kind == "sts_benchmark" else available(kind, folder)

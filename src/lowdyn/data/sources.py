@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowdyn.data import cifar, idx
+from lowdyn.data import cifar, idx, usps
 from lowdyn.data.checks import Arrays, DataMissing
 from lowdyn.data.download import download as fetch
 from lowdyn.data.images import ImageSet
@@ -74,6 +74,22 @@ def _cifar10() -> _Source:
     return _Source(("cifar10", "."), "https://www.cs.toronto.edu/~kriz/", cifar.CLASS_NAMES, splits)
 
 
+def _usps() -> _Source:
+    def split(size: int, text: str, libsvm: str, md5: str) -> _Split:
+        forms = (
+            _Form(((text.removesuffix(".gz"), text),), partial(usps.read_text, most=size)),
+            _Form(((libsvm,),), partial(usps.read_libsvm, most=size)),
+        )
+        return _Split(size, forms, {libsvm: md5})
+
+    splits = {
+        "train": split(7291, "zip.train.gz", "usps.bz2", "ec16c51db3855ca6c91edd34d0e9b197"),
+        "test": split(2007, "zip.test.gz", "usps.t.bz2", "8ea070ee2aca1ac39742fdd1ef5ed118"),
+    }
+    url = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
+    return _Source(("usps", "USPS", "."), url, _DIGIT_NAMES, splits)
+
+
 _DIGIT_NAMES = tuple("0123456789")
 _SOURCES = {
     "mnist": _mnist_family(
@@ -98,6 +114,7 @@ _SOURCES = {
         "bb300cfdad3c16e7a12a480ee83cd310",
     ),
     "cifar10": _cifar10(),
+    "usps": _usps(),
 }
 
 IMAGE_SETS = ("digits", *_SOURCES)
@@ -112,7 +129,8 @@ def load_images(
     ``digits`` comes with scikit-learn: of its 1 797 images of 8 × 8 pixels from 0 to 16 the first 1 500 are
     "train" and the last 297 "test". The others are read from ``folder`` (default: the environment variable
     LOWDYN_DATA), each from its own subfolder: IDX files for ``mnist`` and ``fashion_mnist``, gzipped or not;
-    for ``cifar10`` the official binary archive or its extracted batches, else subsets as .npz. A file may
+    for ``cifar10`` the official binary archive or its extracted batches, else subsets as .npz; for ``usps`` the
+    text files zip.train.gz and zip.test.gz, else LIBSVM's usps.bz2 and usps.t.bz2 (smoothed otherwise). A file may
     hold fewer images than the official one, see ``ImageSet.used``. With ``download`` a set that is not there
     is fetched first (needs pooch), and must have the published MD5.
 
