@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -110,6 +111,40 @@ def test_the_advice_goes_into_peft():
     assert inner.hidden2.r["default"] == 7  # names count in full: 0.hidden2 is another layer
 
 
+def trajectory(model, top):
+    """What Spectra records of the moves of all layers, at two steps."""
+    layers = {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
+    moves = [layer.weight.detach() - getattr(mlp(), name).weight.detach() for name, layer in layers.items()]
+    values = np.full((2, len(layers), top), np.nan)
+    values[0] = 0.0
+    for row, one in zip(values[1], moves, strict=True):
+        found = torch.linalg.svdvals(one)[:top]
+        row[: len(found)] = found
+    norms = [[0.0] * len(layers), [float(one.norm()) for one in moves]]
+    return xr.Dataset(
+        {"move_values": (("step", "layer", "move"), values), "move_norm": (("step", "layer"), norms)},
+        {"step": [0, 100], "layer": list(layers)},
+    )
+
+
+@pytest.mark.parametrize("top", [2, 3, 16])
+def test_a_trajectory_gives_the_same_advice_as_the_start(top):
+    model = moved()
+    advice, expected = advise_ranks(model, trajectory(model, top)), advise_ranks(model, mlp())
+    assert advice.ranks == expected.ranks
+    for layer, same in zip(advice.layers, expected.layers, strict=True):
+        assert (layer.name, layer.rank, layer.kept) == (same.name, same.rank, same.kept)
+        assert layer.energy_lost == pytest.approx(same.energy_lost, abs=1e-13)
+
+
+def test_a_trajectory_that_follows_too_few_directions_is_refused():
+    model = moved()
+    with pytest.raises(ValueError, match=r"of the move of hidden2 the trajectory holds 1 values, with less than 0\.9"):
+        advise_ranks(model, trajectory(model, 1))
+    with pytest.raises(ValueError, match="the trajectory follows hidden1, hidden2, hidden3, output"):
+        advise_ranks(nn.Sequential(*model.children()), trajectory(model, 2))
+
+
 def test_a_convolution_is_the_matrix_it_applies_to_patches():
     start = built(lambda: nn.Sequential(*(nn.Conv2d(6, 6, 3) for _ in range(3))).double())
     model = copy.deepcopy(start)
@@ -168,7 +203,10 @@ def test_the_tables_read_well():
         (mlp().state_dict, r"none of hidden1, hidden2, hidden3, output moved from the reference"),
         (lambda: {}, "the reference has no hidden1.weight; it has nothing"),
         (lambda: MLP((12, 30, 21, 40, 5), generator=seeded()), r"hidden2.weight is \(20, 30\), .* \(21, 30\)"),
-        (lambda: xr.Dataset({"loss": ("step", [1.0])}), "this trajectory holds loss"),
+        (
+            lambda: xr.Dataset({"loss": ("step", [1.0])}),
+            "this trajectory holds loss; advice needs move_values and move_norm",
+        ),
         (lambda: xr.Dataset(), "this trajectory holds nothing"),
     ],
 )

@@ -79,7 +79,7 @@ def train_low_rank(
     """Train ``model`` dense under a Tracker, factorize it at the ranks that learning used, and train it on, in place.
 
     The steps are :func:`lowdyn.train` for ``warm_up_steps`` updates with ``warm_up_optimizer``,
-    :func:`lowdyn.advise_ranks` on its trajectory, :func:`lowdyn.factorize` (the truncated SVD of the weights of that
+    :func:`lowdyn.advise_ranks` against the start, :func:`lowdyn.factorize` (the truncated SVD of the weights of that
     moment), and :func:`lowdyn.train` for ``epochs`` with ``optimizer``. Optimizers are given as functions of the
     parameters, since the second can be built only when the pairs are there; ``scheduler`` is a function of the second.
     Let the warm-up be plain gradient descent, with momentum if you like: that is what the theory behind the advice is
@@ -105,7 +105,8 @@ def train_low_rank(
     (True, 10, True)
     """
     checked_count("epochs", epochs, at_least=1)
-    tracker = Tracker(model, Spectra(layers=layers, top=0), every=2**62)
+    tracker = Tracker(model, Spectra(layers=layers), every=warm_up_steps)
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()}
     dense = train(
         model,
         FirstBatches(loader, warm_up_steps),
@@ -115,8 +116,8 @@ def train_low_rank(
         tracker=tracker,
         accelerator=accelerator,
     )
-    tracker.record()
-    advice = advise_ranks(model, tracker.trajectory, layers=layers, share=share, keep_first_last=keep_first_last)
+    # By the start, not by the trajectory: a Tracker follows a few directions, and advice may need more.
+    advice = advise_ranks(model, start, layers=layers, share=share, keep_first_last=keep_first_last)
     if not advice.ranks:
         raise ValueError(f"no layer is worth a pair at the ranks advised:\n{advice}")
     table = factorize(model, advice)

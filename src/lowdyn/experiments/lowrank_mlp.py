@@ -8,6 +8,8 @@ the truncated SVD of that start. Accuracies are those after the last epoch: noth
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import xarray as xr
@@ -31,10 +33,24 @@ DENSE, SHALLOW, ADVISED = "dense", "dense, one hidden layer less", "advised"
 VARIANTS = (DENSE, SHALLOW, *RANKS, ADVISED)
 
 
-def run(
-    *,
+def run(*, data: tuple[ImageSet, ...], generator: torch.Generator, **settings: Any) -> xr.Dataset:
+    """Return what :func:`run_on` does for each data set of ``data``, (train, test) one after the other, over ``data``.
+
+    Every data set gets a generator of its own, seeded from ``generator``, so that one does not depend on another.
+    """
+    runs = []
+    for images, test in zip(data[::2], data[1::2], strict=True):
+        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        runs.append(run_on(images, test, generator=own, **settings))
+    joined = xr.concat(runs, dim="data", join="outer", combine_attrs="drop")
+    attrs = {key: " + ".join(one.attrs[key] for one in runs) for key in ("data", "used", "sha256")}
+    return joined.assign_coords(data=[images.name for images in data[::2]]).assign_attrs(attrs)
+
+
+def run_on(
     images: ImageSet,
     test: ImageSet,
+    *,
     variant: str,
     width: int,
     samples: int,
@@ -54,45 +70,44 @@ def run(
     images = images.take(min(samples, len(images)))
     inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
     batches = Minibatches(inputs, labels, BATCH, generator)
-    depth = 3 if variant == SHALLOW else 4
-    model = MLP((inputs.shape[1], *[width] * (depth - 1), images.num_classes), generator=generator)
-    twin = copy.deepcopy(model) if depth == 4 else MLP((inputs.shape[1], *[width] * 3, 10), generator=generator)
+    sizes = (inputs.shape[1], width, width, width, images.num_classes)
+    dense = MLP(sizes, generator=generator)
+    model = MLP((*sizes[:2], *sizes[3:]), generator=generator) if variant == SHALLOW else copy.deepcopy(dense)
     ranks = dict.fromkeys(PAIRS, 0)
     if variant == ADVISED:
-        ranks = _advised(copy.deepcopy(model), batches, share)
+        ranks |= _advised(copy.deepcopy(dense), batches, share)
     elif variant in RANKS:
-        ranks = dict(zip(PAIRS, RANKS[variant], strict=True))
-    wanted = {name: rank for name, rank in ranks.items() if rank}
-    if wanted:
-        ranks = {**dict.fromkeys(PAIRS, 0), **factorize(model, wanted).ranks}
-    batch = next(iter(batches))
-    costs = step_costs({"own": model, "dense": twin}, lambda net: cross_entropy(net(batch[0]), batch[1]))
+        ranks |= dict(zip(PAIRS, RANKS[variant], strict=True))
+    if any(ranks.values()):
+        factorize(model, {name: rank for name, rank in ranks.items() if rank})
+    first = next(iter(batches))
+    costs = step_costs({"own": model, "dense": dense}, lambda net: cross_entropy(net(first[0]), first[1]))
 
     epochs = usps_epochs if images.name == "usps" else epochs
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * len(batches))
     curve = train(model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler)
     values = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dense_parameters": sum(parameter.numel() for parameter in twin.parameters()),
+        "rank": ("layer", list(ranks.values())),
         "test_accuracy": _accuracy(model, test, images),
-        "flops": costs["own"].flops,
-        "peak_bytes": costs["own"].peak_bytes,
-        "step_seconds": costs["own"].seconds,
-        "dense_flops": costs["dense"].flops,
-        "dense_peak_bytes": costs["dense"].peak_bytes,
-        "dense_step_seconds": costs["dense"].seconds,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dense_parameters": sum(parameter.numel() for parameter in dense.parameters()),
     }
-    data = curve.assign(values).assign(rank=("layer", [ranks[name] for name in PAIRS]))
-    return data.assign_coords(layer=list(PAIRS)).assign_attrs(data=images.name, used=images.used, sha256=images.sha256)
+    for key, cost in costs.items():
+        prefix = "dense_" if key == "dense" else ""
+        values |= {prefix + name: value for name, value in asdict(cost).items()}
+    history = {name: ("epoch", curve[name].values) for name in ("loss", "accuracy")}
+    coords = {"layer": list(PAIRS), "epoch": range(1, epochs + 1)}
+    return xr.Dataset(
+        {**values, **history}, coords, {"data": images.name, "used": images.used, "sha256": images.sha256}
+    )
 
 
 def _advised(model: MLP, batches: Minibatches, share: float) -> dict[str, int]:
     start = copy.deepcopy(model)
     warm_up = FirstBatches(batches, 100)
     train(model, warm_up, optimizer=torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), epochs=1)
-    ranks = advise_ranks(model, start, layers="|".join(PAIRS), share=share).ranks
-    return {name: ranks.get(name, 0) for name in PAIRS}
+    return advise_ranks(model, start, layers="|".join(PAIRS), share=share).ranks
 
 
 @torch.no_grad()
@@ -113,7 +128,8 @@ LOWRANK_MLP = Experiment(
             grid(variant=list(VARIANTS), width=2000, samples=60_000, epochs=20, usps_epochs=60, lr=1e-3), seeds=3
         ),
     },
-    images=("mnist", "fashion_mnist", "usps", "digits"),
-    every=True,
-    test=True,
+    data=(
+        ("mnist", "mnist/test", "fashion_mnist", "fashion_mnist/test", "usps", "usps/test"),
+        ("digits", "digits/test"),
+    ),
 )

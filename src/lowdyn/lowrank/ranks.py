@@ -34,7 +34,7 @@ from lowdyn.lowrank.table import Table, ratio
 from lowdyn.observe.matrices import plain_name, select
 from lowdyn.observe.subspaces import active_subspace
 
-MOVES = "move_singular_values"
+VALUES, NORM = "move_values", "move_norm"  # what Spectra records of W(t) − W(0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,12 @@ def advise_ranks(
         if rescaled:
             raise ValueError("a trajectory holds moves that are not rescaled; pass the start as reference instead")
         moves = _moves_of_trajectory(reference, names)
+        for name, values in moves.items():
+            if energy_rank(values, share) == len(values) and len(values) <= min(matrix_of(sites[name].layer).shape):
+                raise ValueError(
+                    f"of the move of {name} the trajectory holds {len(values) - 1} values, with less than {share:g} of its "
+                    "energy; record more with Spectra(top=…), or pass the start as reference"
+                )
     else:
         state = reference.state_dict() if isinstance(reference, nn.Module) else reference
         starts = {plain_name(name): value for name, value in state.items()}
@@ -165,15 +171,22 @@ def _move(site: Site, starts: Mapping[str, Tensor], rescaled: bool) -> Tensor:
 
 
 def _moves_of_trajectory(trajectory: xr.Dataset, names: list[str]) -> dict[str, Tensor]:
-    if MOVES not in trajectory:
-        raise ValueError(f"this trajectory holds {', '.join(map(str, trajectory)) or 'nothing'}, not {MOVES}")
-    last = trajectory[MOVES].isel(step=-1)
+    """Return the singular values of the layers' moves at the last record, and last the norm of those not recorded."""
+    if not {VALUES, NORM} <= trajectory.data_vars.keys():
+        held = ", ".join(map(str, trajectory.data_vars)) or "nothing"
+        raise ValueError(f"this trajectory holds {held}; advice needs {VALUES} and {NORM} of lowdyn.Spectra")
+    last = trajectory.isel(step=-1)
     followed = [str(name) for name in last["layer"].values]
     shared = [name for name in names if name in followed]
     if not shared:
-        raise ValueError(f"the trajectory follows {', '.join(followed)}, none of which is asked for")
-    values = {name: torch.from_numpy(last.sel(layer=name).values) for name in shared}
-    return {name: value[~value.isnan()] for name, value in values.items()}
+        raise ValueError(f"the trajectory follows {', '.join(followed)}, of which {', '.join(names)} has none")
+    moves = {}
+    for name in shared:
+        values = torch.from_numpy(last[VALUES].sel(layer=name).values).to(torch.float64)
+        values = values[~values.isnan()]
+        rest = float(last[NORM].sel(layer=name)) ** 2 - float(values.square().sum())
+        moves[name] = torch.cat([values, values.new_tensor([max(rest, 0.0) ** 0.5])])
+    return moves
 
 
 def _advised(site: Site, move: Tensor, share: float) -> AdvisedLayer:
