@@ -11,8 +11,9 @@ import lowdyn
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
     *("arguments", "files", "tensor_files", "linalg", "data", "trajectory", "networks", "problems", "dynamics"),
-    *("observe", "weight_files", "inspection", "recovery", "ratings_csv", "lowrank", "checkpoints", "progress"),
-    *("training", "plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
+    *("observe", "weight_files", "inspection", "recovery", "ratings_csv", "lowrank", "peft_hook"),
+    *("checkpoints", "progress", "training", "recipes"),
+    *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),
 )
 VAGUE = {"utils", "util", "misc", "common", "helpers", "base"}
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lowdyn.lowrank.peft_hook import register_with_peft
+from lowdyn.peft_hook import register_with_peft
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,8 @@ _HOMES = {
     "LayerMetrics": "lowdyn.observe",
     "Spectra": "lowdyn.observe",
     "Tracker": "lowdyn.observe",
+    "advise_ranks": "lowdyn.lowrank",
+    "factorize": "lowdyn.lowrank",
     "layer_metrics": "lowdyn.observe",
     "reduce_network": "lowdyn.dynamics",
     "train": "lowdyn.training",
@@ -33,6 +35,8 @@ __all__ = [
     "Spectra",
     "Tracker",
     "__version__",
+    "advise_ranks",
+    "factorize",
     "gradient_descent",
     "layer_metrics",
     "reduce_network",
@@ -41,7 +45,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lowdyn.dynamics import Descent, gradient_descent, reduce_network
-    from lowdyn.lowrank import DeepLoraConfig
+    from lowdyn.lowrank import DeepLoraConfig, advise_ranks, factorize
     from lowdyn.networks import DeepLinearNetwork
     from lowdyn.observe import LayerMetrics, Spectra, Tracker, layer_metrics
     from lowdyn.recovery import DeepMatrixCompletion
