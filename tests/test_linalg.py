@@ -106,7 +106,13 @@ def test_angles_are_scipys(d, k, m):
     first = random_orthogonal(d, min(d, k), generator=seeded(1))
     second = random_orthogonal(d, min(d, m), generator=seeded(2))
     expected = torch.from_numpy(scipy.linalg.subspace_angles(first.numpy(), second.numpy()))
-    assert_close(principal_angles(first, second), expected, rtol=1e-12, atol=1e-14)
+    angles = principal_angles(first, second)
+    # Where spaces meet and other angles exceed π/4, scipy takes an arccosine for the zero (it matches its list of
+    # cosines with one in the opposite order), and that has a floor of some 3e-8.
+    met = max(0, min(d, k) + min(d, m) - d)
+    kept = len(angles) - met
+    assert_close(angles[:kept], expected[:kept], rtol=1e-12, atol=1e-14)
+    assert float(angles[kept:].sum()) <= 1e-14
 
 
 def test_angles_know_no_basis_and_no_rotation():
