@@ -28,7 +28,7 @@ def run(
     width: int,
     observed_fraction: float,
     lr: float,
-    steps: int,
+    max_steps: int,
     trials: int,
     generator: torch.Generator,
     init_scale: float = 1e-3,
@@ -40,7 +40,7 @@ def run(
     mask = random_mask(trials, size, size, observed_fraction=observed_fraction, generator=generator)
     network = DeepLinearNetwork((size, *[width] * (depth - 1), size), init_scale, generator=generator, runs=trials)
     problem = Completion(target, mask, reduction="sum")
-    trajectory = gradient_descent(network, problem, Descent(lr=lr), steps, every=every, tol=TRAINED * size**2)
+    trajectory = gradient_descent(network, problem, Descent(lr=lr), max_steps, every=every, tol=TRAINED * size**2)
     losses = trajectory["loss"].values / size**2
     last = np.isfinite(losses).sum(axis=0) - 1
     final = losses[last, np.arange(trials)]
@@ -56,7 +56,7 @@ def run(
     )
 
 
-def _cells(size: int, rank: int, widths: list[int], fractions: list[float], observed: float, **options: int) -> Plan:
+def _cells(size: int, rank: int, widths: list[int], fractions: list[float], observed: float, **options: float) -> Plan:
     rates = {3: 3e-2, 2: 1e-2}  # as published, at d = 100 and 30 % observed
     cells: list[Settings] = []
     for depth, published in rates.items():
@@ -73,8 +73,10 @@ DEPTH_WIDTH = Experiment(
     "depth-width",
     run,
     {
-        "smoke": _cells(40, 3, [10, 20, 40], [0.2, 0.3], 0.4, steps=8000, trials=2),
-        "quick": _cells(50, 4, [10, 20, 30, 40, 50], [0.2, 0.25, 0.3, 0.35, 0.5], 0.4, steps=20_000, trials=3),
-        "paper": _cells(100, 10, [*range(10, 101, 10)], [0.1, 0.2, 0.25, 0.4, 0.5, 0.6], 0.3, steps=60_000, trials=5),
+        "smoke": _cells(40, 3, [10, 20, 40], [0.3, 0.5], 0.4, init_scale=3e-3, max_steps=6000, trials=3),
+        "quick": _cells(50, 4, [10, 20, 30, 40, 50], [0.25, 0.3, 0.35, 0.5], 0.4, max_steps=20_000, trials=3),
+        "paper": _cells(
+            100, 10, [*range(10, 101, 10)], [0.1, 0.2, 0.25, 0.4, 0.5, 0.6], 0.3, max_steps=60_000, trials=5
+        ),
     },
 )
