@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 
 from lowdyn import DeepLinearNetwork, Descent, gradient_descent, reduce_network
-from lowdyn.dynamics import ScaledDescent
+from lowdyn.dynamics import DivergenceError, ScaledDescent, stable_lr
 from lowdyn.networks import MLP
 from lowdyn.problems import Completion, Factorization, Regression, low_rank_target
 from tests.cases import gaussian, seeded
@@ -25,8 +25,9 @@ def test_it_is_scaled_gd(shape):
     first, last = spectral_start(target, mask, 2)
     expected = descend_scaled(last, first.mT, target, mask, eta=0.5, steps=15)
     for reduction, lr in (("mean", 0.5 * m * n), ("sum", 0.5 / float(mask.double().mean()))):
-        network = DeepLinearNetwork.from_weights([first, last])
-        gradient_descent(network, Completion(target, mask, reduction), ScaledDescent(lr=lr), 15)
+        network, problem = DeepLinearNetwork.from_weights([first, last]), Completion(target, mask, reduction)
+        assert stable_lr(problem, 2, scaled=True) == pytest.approx(2 * lr)
+        gradient_descent(network, problem, ScaledDescent(lr=lr), 15)
         assert_close(network.end_to_end(), expected, rtol=1e-10, atol=1e-11)
 
 
@@ -55,6 +56,19 @@ def test_the_condition_number_costs_no_steps(condition):
     gradient_descent(network, problem, ScaledDescent(lr=0.5), 60, every=60)
     assert float((network.end_to_end() - target).norm()) < 1e-12 / condition * condition
     assert float((u[:, 1:].mT @ network.end_to_end() @ v[:, 1:] * condition - 1).abs()) < 1e-10
+
+
+def test_twice_the_stable_rate_is_too_much():
+    problem = Factorization(low_rank_target(9, 8, rank=2, generator=seeded()), "sum")
+    u, values, vt = torch.linalg.svd(problem.targets)
+    for share, stays in ((0.9, True), (1.1, False)):
+        network = DeepLinearNetwork.from_weights([vt[:2] * 1.01, u[:, :2] * values[:2]])
+        rule = ScaledDescent(lr=share * stable_lr(problem, 2, scaled=True))
+        start = float(problem.loss(network.end_to_end()))
+        last = gradient_descent(network, problem, rule, 200, every=200)["loss"][-1]
+        assert (float(last) < 1e-6 * start) == stays
+    with pytest.raises(DivergenceError, match="is about 1;"):
+        gradient_descent(network, problem, ScaledDescent(lr=3.0), 10_000, every=10_000)
 
 
 def test_runs_side_by_side_are_the_single_ones():

@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from lowdyn.arguments import checked_choice, checked_matrix
@@ -194,6 +193,8 @@ class Completion(Problem):
             return spectral_norm(surrogate), stretch
         if min(self.shape) == 1:
             return float(np.linalg.norm(surrogate.data)), stretch
+        from scipy.sparse.linalg import svds  # slow to import
+
         start = np.ones(min(self.shape))  # a start of its own draw would make every call differ
         top = svds(surrogate.astype(np.float64), k=1, v0=start, return_singular_vectors=False)
         return float(top[0]), stretch

@@ -99,6 +99,8 @@ class ObservedProducts:
     ``right_gradient`` Aᵀ R (k, n): views of arrays whose columns are padded with zeros to a multiple of LANES.
     """
 
+    multiply_adds = 0  # none of them torch's
+
     def __init__(self, entries: Entries, rank: int) -> None:
         self.entries = entries
         padded = -(-rank // LANES) * LANES
