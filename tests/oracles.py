@@ -21,8 +21,10 @@ def descend_by_autograd(
     *,
     scale: float,
     rectified: tuple[bool, ...] | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[list[Tensor], list[float]]:
-    """Run torch.optim.SGD on ½ scale ‖W_L … W_1 X − Y‖², one parameter group per factor; weights and losses."""
+    """Run torch.optim.SGD on ½ scale ‖W_L … W_1 X − Y‖², on all entries or where ``mask`` is True, one parameter group
+    per factor; weights and losses."""
     parameters = [torch.nn.Parameter(weight.clone()) for weight in weights]
     rates = descent.factor_rates or (1.0,) * len(parameters)
     optimizer = torch.optim.SGD(
@@ -39,7 +41,8 @@ def descend_by_autograd(
             outputs = parameter @ outputs
             if rectified and rectified[layer]:
                 outputs = outputs.relu()
-        loss = 0.5 * scale * (outputs - targets).square().sum()
+        errors = outputs - targets
+        loss = 0.5 * scale * (errors if mask is None else errors[mask]).square().sum()
         losses.append(loss.item())
         if step == steps:
             break
@@ -76,6 +79,17 @@ def descend_whitened(
 
 def _product(weights: Arrays, size: int) -> np.ndarray:
     return reduce(lambda product, weight: weight @ product, weights, np.eye(size))
+
+
+def descend_scaled(left: Tensor, right: Tensor, target: Tensor, mask: Tensor, *, eta: float, steps: int) -> Tensor:
+    """Run Algorithm 1 of Tong, Ma and Chi 2021 on (1/2p)‖Ω ⊙ (L Rᵀ − X)‖²; the last L Rᵀ."""
+    fraction = mask.double().mean()
+    for _ in range(steps):
+        residual = mask * (left @ right.mT - target) / fraction
+        of_left = residual @ right @ torch.linalg.inv(right.mT @ right)
+        of_right = residual.mT @ left @ torch.linalg.inv(left.mT @ left)
+        left, right = left - eta * of_left, right - eta * of_right
+    return left @ right.mT
 
 
 def inert_recursion(

@@ -8,7 +8,7 @@ import torch
 
 from lowdyn import DeepLinearNetwork, Descent, Spectra, gradient_descent, layer_metrics
 from lowdyn.networks import MLP
-from lowdyn.problems import Factorization, Regression
+from lowdyn.problems import Completion, Factorization, Regression
 
 FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 pytestmark = [
@@ -85,6 +85,54 @@ def test_a_factorization_run_repeats_its_curve(name, prefix, rates, steps):
     network = DeepLinearNetwork.from_weights(weights(run, prefix, 3))
     descent = Descent(lr=run["step_size"].item(), factor_rates=rates)
     trajectory = gradient_descent(network, Factorization(run["target"]), descent, steps, every=100)
+    assert_same_curve(trajectory["loss"].values, run[f"{name}_train_loss"])
+
+
+# --- completion
+
+
+class TestLoss:
+    """Probe: ½ the mean square over the entries that were not observed."""
+
+    __test__ = False
+    coords: dict = {}  # noqa: RUF012
+
+    def __init__(self, target, mask):
+        self.target, self.unseen = torch.from_numpy(target), torch.from_numpy(~mask)
+
+    def begin(self, model):
+        self.model = model
+        return self
+
+    def __call__(self, step):
+        errors = (self.model.end_to_end() - self.target)[self.unseen]
+        return {"test_loss": ((), errors.square().mean().item() / 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "rates", "steps"),
+    [
+        ("original", "init_", None, 6000),  # of 13 200; at 4 500 it leaves its plateau
+        ("compressed", "compressed_init_", (5.0, 1.0, 5.0), 3600),
+        ("compressed_ratio0", "compressed_init_", (0.0, 1.0, 0.0), 3000),  # of 25 000, along which nothing happens
+    ],
+)
+def test_a_completion_run_repeats_its_curves(name, prefix, rates, steps):
+    run = stored("completion_d100_r5_p30")
+    network = DeepLinearNetwork.from_weights(weights(run, prefix, 3))
+    problem, descent = Completion(run["target"], run["mask"]), Descent(run["step_size"].item(), factor_rates=rates)
+    probe = TestLoss(run["target"], run["mask"])
+    trajectory = gradient_descent(network, problem, descent, steps, record=probe, every=50)
+    assert_same_curve(trajectory["loss"].values, run[f"{name}_train_loss"])
+    assert_same_curve(trajectory["test_loss"].values, run[f"{name}_test_loss"])
+
+
+@pytest.mark.parametrize(("name", "rates"), [("compressed", (1.0, 1.0, 1.0)), ("compressed_ratio0", (0.0, 1.0, 0.0))])
+def test_a_factorization_run_repeats_as_a_completion_of_everything(name, rates):
+    run = stored("factorization_d100_r10")
+    network = DeepLinearNetwork.from_weights(weights(run, "compressed_init_", 3))
+    problem, descent = Completion(run["target"], run["mask"]), Descent(run["step_size"].item(), factor_rates=rates)
+    trajectory = gradient_descent(network, problem, descent, 5000, every=100)
     assert_same_curve(trajectory["loss"].values, run[f"{name}_train_loss"])
 
 

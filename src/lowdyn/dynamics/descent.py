@@ -197,8 +197,12 @@ def _probes(record: Probe | Sequence[Probe] | None) -> Sequence[Probe]:
 
 def _stable_rate(problem: Problem, start: list[Tensor], descent: Descent) -> float:
     """The largest stable rate under this rule; decay adds to the curvature, the largest factor rate divides."""
-    momentum = {"momentum": descent.momentum, "nesterov": descent.nesterov}
-    stable = stable_lr(problem, len(start), weights=start, **momentum)  # type: ignore[arg-type]
+    rule = {
+        "momentum": descent.momentum,
+        "nesterov": descent.nesterov,
+        "scaled": isinstance(descent, ScaledDescent),
+    }
+    stable = stable_lr(problem, len(start), weights=start, **rule)  # type: ignore[arg-type]
     return 1 / (1 / stable + descent.weight_decay / 2) / max(descent.rates_of_factors(len(start)))
 
 

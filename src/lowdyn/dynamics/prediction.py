@@ -29,6 +29,7 @@ def stable_lr(
     weights: Sequence[Tensor] = (),
     momentum: float = 0.0,
     nesterov: bool = False,
+    scaled: bool = False,
 ) -> float:
     """Return the largest learning rate at which descent on a deep linear network is stable.
 
@@ -37,7 +38,8 @@ def stable_lr(
     stays below 2 (theory §2), 2(1 + μ) with heavy ball and 2(1 + μ)/(1 + 2μ) with Nesterov's momentum. Exact for
     whitened inputs, on the safe side otherwise, an estimate by the surrogate for a completion; infinite when there
     is nothing to learn. Given starting ``weights``, their own curvature s λ Σ_l Π_{j≠l} σ_1(W_j)² counts too: a large
-    start can be stiffer than the solution. With runs, the smallest rate over all of them.
+    start can be stiffer than the solution. ``scaled`` is for :class:`~lowdyn.dynamics.ScaledDescent`, whose Gram
+    matrices take σ_1 out: s λ L. With runs, the smallest rate over all of them.
 
     >>> from lowdyn.problems import Factorization
     >>> stable_lr(Factorization(4 * torch.eye(2), reduction="sum"), depth=2)
@@ -46,8 +48,8 @@ def stable_lr(
     depth = checked_count("depth", depth, at_least=1)
     momentum = checked_number("momentum", momentum, at_least=0.0)
     top, stretch = problem.curvature()
-    curvature = depth * top ** (2 * (depth - 1) / depth)
-    if weights:
+    curvature = depth * (1.0 if scaled else top ** (2 * (depth - 1) / depth))
+    if weights and not scaled:
         squares = [spectral_norm(weight) ** 2 for weight in weights]
         start = sum(reduce(mul, squares[:layer] + squares[layer + 1 :], 1.0) for layer in range(len(squares)))
         curvature = max(curvature, start)

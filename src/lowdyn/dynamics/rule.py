@@ -19,7 +19,8 @@ class Descent:
     train side by side. With weight decay λ the gradient
     is G + λ W, or, ``decoupled``, the weights shrink by 1 − lr λ before the step as in AdamW; the momentum
     buffer is v ← μ v + G, and the update W ← W − lr v (heavy ball) or W − lr (G + μ v) (Nesterov).
-    ``factor_rates`` multiplies lr per factor, first layer first: the discrepant learning rate.
+    ``factor_rates`` multiplies lr per factor, first layer first: the discrepant learning rate. A factor of rate 0
+    stays as it is, to the bit.
 
     ValueError or TypeError where a value alone shows that it cannot be meant.
 
@@ -73,10 +74,9 @@ class ScaledDescent(Descent):
     """Scaled gradient descent of two factors (Tong, Ma and Chi 2021, arXiv 2005.08898), fast at any condition number.
 
     In place of the gradients G_2 (m, k) of W_2 and G_1 (k, n) of W_1 stand G_2 (W_1 W_1ᵀ)⁻¹ and (W_2ᵀ W_2)⁻¹ G_1; the
-    rest of the rule is :class:`Descent`'s, and momentum and decay act on what stands there. ``lr`` times the problem's
-    scale times the observed fraction is their η, of which 0.5 is a good value: lr = 0.5 d_y d_x for the mean, whether
-    entries are missing or not. The factors must start at full rank, by a spectral start, since the inverse of a small
-    start is large.
+    rest of the rule is :class:`Descent`'s, and momentum and decay act on what stands there. Their η = 0.5 is half of
+    ``stable_lr(problem, 2, scaled=True)``: lr = 0.5 d_y d_x for the mean, whether entries are missing or not. The
+    factors must start at full rank, by a spectral start, since the inverse of a small Gram matrix is large.
 
     >>> from lowdyn import DeepLinearNetwork, gradient_descent
     >>> from lowdyn.problems import Factorization

@@ -27,6 +27,8 @@ class Products(Protocol):
     right: Tensor
     left_gradient: Tensor
     right_gradient: Tensor
+    multiply_adds: int
+    """Multiply-adds that torch's threads share."""
 
     def compute(self, *, left: bool, right: bool) -> float | Tensor:
         """Return the loss over the problem's scale and fill the gradients that are asked for."""
@@ -39,6 +41,7 @@ class FullProducts:
     def __init__(self, problem: Problem, left: Tensor, right: Tensor) -> None:
         self.problem, self.left, self.right = problem, torch.empty_like(left), torch.empty_like(right)
         self.left_gradient, self.right_gradient = self.left, self.right
+        self.multiply_adds = max(left.numel() * right.shape[-1], problem.multiply_adds)
 
     def compute(self, *, left: bool, right: bool) -> Tensor:
         """Return the loss over the problem's scale and form the gradients that are asked for."""
@@ -76,7 +79,7 @@ class SplitLoop(Loop):
             Chain(weights, replace(descent, factor_rates=own), part.problem.scale) for weights, own in halves
         )
         self._place()
-        self.multiply_adds = max(self.left.multiply_adds, self.right.multiply_adds)
+        self.multiply_adds = max(part.multiply_adds for part in (self.left, self.right, self.products))
 
     def _place(self) -> None:
         self.products = self._products()

@@ -41,6 +41,8 @@ class Completion(Problem):
 
     def __init__(self, target: Any, mask: Any, reduction: str = "mean") -> None:
         target, mask = checked_matrix("target", target, finite=False), _checked_mask(mask)
+        if target.ndim > 3:
+            raise ValueError(f"target must be (rows, columns) or (runs, rows, columns), got {tuple(target.shape)}")
         if target.shape[-2:] != mask.shape[-2:] or (target.ndim == mask.ndim == 3 and len(target) != len(mask)):
             raise ValueError(f"target {tuple(target.shape)} and mask {tuple(mask.shape)} must have the same sizes")
         mask = mask.to(target.device)
@@ -76,6 +78,7 @@ class Completion(Problem):
     def _set_scale(self, reduction: str, counts: Tensor) -> None:
         self.reduction = checked_choice("reduction", reduction, ("mean", "sum"))
         self.count: int | Tensor = counts if counts.ndim else int(counts)
+        counts = counts.to(torch.float64)
         first = float(counts.reshape(-1)[0])
         self.scale = 1.0 / first if reduction == "mean" else 1.0
         # Runs that observe differently many entries differ in the mean: s_i = scale · share_i.
@@ -100,7 +103,8 @@ class Completion(Problem):
     @property
     def observed_fraction(self) -> float | Tensor:
         """p, the share of the entries that is observed; one number, or one per run with a mask of its own."""
-        return self.count / (self.shape[0] * self.shape[1])
+        entries = self.shape[0] * self.shape[1]
+        return self.count / entries if isinstance(self.count, int) else self.count.to(torch.float64) / entries
 
     @cached_property
     def entries(self) -> Entries:
@@ -182,7 +186,7 @@ class Completion(Problem):
 
     def curvature(self) -> tuple[float, float]:
         """Return σ_1 of the surrogate and p: the observed part of a gradient is on average p of it (theory §2)."""
-        surrogate, fraction = self.surrogate(), torch.as_tensor(self.observed_fraction)
+        surrogate, fraction = self.surrogate(), torch.as_tensor(self.observed_fraction, dtype=torch.float64)
         share = 1.0 if self._shares is None else self._shares[:, 0, 0]
         stretch = float((fraction * share).max())
         if isinstance(surrogate, Tensor):

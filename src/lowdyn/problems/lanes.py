@@ -4,6 +4,8 @@ numba's own loops over ten or twenty columns are too short for its vectorizer. H
 ``dot`` two, ``add_scaled``, ``store`` it. It consists of ``len(blocks)`` pieces of ``LANES`` numbers, so a matrix has
 LANES · len(blocks) columns, padded with zeros; ``blocks`` is a tuple of any numbers, whose length numba knows at
 compile time, and there is one compiled form per length. Sums run in a fixed order.
+
+numba keeps compiled functions on disk as long as *their* file is unchanged: after a change here, touch theirs.
 """
 
 from __future__ import annotations

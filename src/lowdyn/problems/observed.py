@@ -99,6 +99,8 @@ class ObservedProducts:
     ``right_gradient`` Aᵀ R (k, n): views of arrays whose columns are padded with zeros to a multiple of LANES.
     """
 
+    multiply_adds = 0  # none of them torch's
+
     def __init__(self, entries: Entries, rank: int) -> None:
         self.entries = entries
         padded = -(-rank // LANES) * LANES
@@ -121,6 +123,7 @@ class ObservedProducts:
             self.plans[transposed, both] = _Plan(half, both, self.blocks)
         plan, mine = self.plans[transposed, both], int(transposed)
         run = _parallel_pass if self.parallel else _pass
+        threads = torch.get_num_threads()
         run(
             *plan.pattern,
             self.factors[mine],
@@ -132,6 +135,8 @@ class ObservedProducts:
             self.gradients[1 - mine],
             self.blocks,
         )
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # numba and torch may share one OpenMP, whose number numba sets at its start
         return 0.5 * float(plan.squares.sum())
 
 

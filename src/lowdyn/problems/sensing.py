@@ -24,7 +24,7 @@ class Sensing(Problem):
 
     >>> problem = Sensing(torch.eye(4, dtype=torch.float64).reshape(4, 2, 2), [1.0, 0.0, 0.0, 2.0])
     >>> problem.loss([[0.0, 0.0], [0.0, 0.0]]).item(), problem.surrogate().tolist()
-    (2.5, [[4.0, 0.0], [0.0, 8.0]])
+    (2.5, [[1.0, 0.0], [0.0, 2.0]])
     """
 
     def __init__(self, matrices: Any, measurements: Any, reduction: str = "sum") -> None:
