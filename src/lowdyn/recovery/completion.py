@@ -51,8 +51,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     max_iter : most iterations of descent, in either of the two fits.
     tol : descent ends when an iteration lowers the objective by less than this, relatively; with early stopping, when
         the validation error is less than this share of the entries.
-    warm_start : go on from the factors of the last fit, to rest and without early stopping (held-out entries would
-        not be new to them). The matrix may have grown by rows and columns at the end.
+    warm_start : go on from the factors of the last fit, with its regularization, to rest and without early stopping
+        (held-out entries would not be new to them). The matrix may have grown by rows and columns at the end.
     random_state : seed, RandomState or None; chooses the held-out entries, the signs, the start of the spectrum.
 
     Attributes
@@ -61,6 +61,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     loss_curve_ : objective per observed entry at every iteration of the final fit.
     validation_curve_ : root mean square error on the held-out entries, before the first iteration and after each;
         empty without early stopping.
+    regularization_ : what it ended with.
     rank_ : number of singular values above one hundredth of the largest.
     singular_values_ : (clipped rank,) of the factorization without its biases.
     components_ : (clipped rank, columns), orthonormal: the right singular vectors.
@@ -87,8 +88,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         regularization: float = 0.5,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        max_iter: int = 500,
-        tol: float = 1e-5,
+        max_iter: int = 1000,
+        tol: float = 1e-4,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -129,10 +130,12 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         if known is not None:
             start = start.grown(known)
         if trial is None:
-            penalties = [start.penalty(self.regularization)]
+            chosen = [self.regularization if known is None else self.regularization_]
+            penalties = [start.penalty(chosen[0])]
             final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter)
         else:
-            penalties = [start.penalty(one) for one in trial.schedule or [self.regularization]]
+            chosen = trial.schedule or [self.regularization]
+            penalties = [start.penalty(one) for one in chosen]
             factors = start.factors.without_product() if trial.biases_suffice else start.factors
             final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)])
         if not (final.settled if trial is None else trial.settled):
@@ -141,6 +144,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
                 ConvergenceWarning,
                 stacklevel=2,
             )
+        self.regularization_ = chosen[-1]
         self.validation_curve_ = np.array([] if trial is None else trial.errors)
         self._keep(seen, start, final, penalties[-1])
         return self
@@ -211,6 +215,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         arrays |= {"seen_starts": self._seen[0], "seen_columns": self._seen[1]}
         arrays |= {f"factor_{place}": one for place, one in enumerate(self._factors.arrays())}
         numbers = {"mean": self.mean_, "range": self._range, "penalty": self._penalty, "n_iter": self.n_iter_}
+        numbers["regularization"] = self.regularization_
         names = getattr(self, "feature_names_in_", None)
         numbers["feature_names"] = None if names is None else list(names)
         storage.save(path, self.get_params(), numbers, arrays)
@@ -221,6 +226,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         parameters, numbers, arrays = storage.load(path)
         model = cls(**parameters)
         model.loss_curve_, model.validation_curve_ = arrays["loss_curve_"], arrays["validation_curve_"]
+        model.regularization_ = numbers["regularization"]
         model.n_iter_, model._seen = numbers["n_iter"], (arrays["seen_starts"], arrays["seen_columns"])
         factors = Factors.of([arrays[f"factor_{place}"] for place in range(2 + parameters["depth"])])
         model._hold(factors, numbers["mean"], tuple(numbers["range"]), Penalty(*numbers["penalty"]))

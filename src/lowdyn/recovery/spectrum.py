@@ -43,7 +43,8 @@ class Spectrum:
         signs = random_state.choice(np.array([-1, 1], scaled.dtype), size=len(scaled))
         noise: Any = observations.to_csr(scaled * signs)
         edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
-        fraction = len(observations) / (observations.shape[0] * observations.shape[1])
+        held = np.count_nonzero(observations.row_counts) * np.count_nonzero(observations.column_counts)
+        fraction = len(observations) / held  # rows and columns without entries are no part of the matrix
         left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
         return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
 
