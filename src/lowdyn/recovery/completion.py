@@ -14,12 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowdyn.arguments import checked_choice, checked_count, checked_indices, checked_number
+from lowdyn.arguments import checked_count, checked_indices
 from lowdyn.recovery import storage
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.fitting import Fit, fit_by_validation, fit_on_schedule, fit_to_rest
 from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
+from lowdyn.recovery.parameters import check_parameters
 from lowdyn.recovery.rows import solve_rows
 from lowdyn.recovery.start import Start
 
@@ -118,7 +119,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         ValueError when nothing is observed, for infinity, or for an entry stored twice (the first is named).
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
         """
-        self._check_parameters()
+        check_parameters(self)
         known = self._factors if self.warm_start and hasattr(self, "_factors") else None
         seen = self._read(X, reset=True)
         if len(seen) == 0:
@@ -234,18 +235,6 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         if numbers["feature_names"] is not None:
             model.feature_names_in_ = np.array(numbers["feature_names"], dtype=object)
         return model
-
-    def _check_parameters(self) -> None:
-        checked_count("rank", self.rank, at_least=1)
-        checked_count("depth", self.depth, at_least=2)
-        checked_count("max_iter", self.max_iter, at_least=1)
-        checked_choice("center", self.center, ("bias", "mean", "none"))
-        for name in ("init_scale", "discrepant_ratio", "validation_fraction"):
-            if checked_number(name, getattr(self, name)) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        checked_number("validation_fraction", self.validation_fraction, below=1.0)
-        for name in ("regularization", "tol"):
-            checked_number(name, getattr(self, name), at_least=0.0)
 
     def _read(self, X: Any, *, reset: bool) -> Observations:
         if sparse.issparse(X):
