@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from lowdyn.data.checks import DataError, DataMissing, reading
 from lowdyn.data.download import download as fetch
@@ -113,6 +112,8 @@ class RatingSet:
 
     def matrix(self) -> Any:
         """Return the ratings as a SciPy CSR array of ``shape``, what is not rated not stored."""
+        from scipy import sparse
+
         return sparse.coo_array((self.values, (self.rows, self.columns)), shape=self.shape).tocsr()
 
 

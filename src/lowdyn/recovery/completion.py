@@ -79,6 +79,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     2
     """
 
+    regularization_: float
+
     def __init__(
         self,
         rank: int = 10,
@@ -124,6 +126,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         seen = self._read(X, reset=True)
         if len(seen) == 0:
             raise ValueError(f"X of shape {seen.shape} has no observed entries; at least one is needed")
+        regularization: float = self.regularization if known is None else self.regularization_
         random_state = check_random_state(self.random_state)
         held_out = self._held_out(len(seen), random_state) if known is None else None
         trial = self._try(seen, held_out, random_state) if held_out is not None else None
@@ -131,12 +134,11 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         if known is not None:
             start = start.grown(known)
         if trial is None:
-            chosen = [self.regularization if known is None else self.regularization_]
-            penalties = [start.penalty(chosen[0])]
+            penalties = [start.penalty(regularization)]
             final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter)
         else:
-            chosen = trial.schedule or [self.regularization]
-            penalties = [start.penalty(one) for one in chosen]
+            schedule = trial.schedule or [regularization]
+            regularization, penalties = schedule[-1], [start.penalty(one) for one in schedule]
             factors = start.factors.without_product() if trial.biases_suffice else start.factors
             final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)])
         if not (final.settled if trial is None else trial.settled):
@@ -145,7 +147,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self.regularization_ = chosen[-1]
+        self.regularization_ = regularization
         self.validation_curve_ = np.array([] if trial is None else trial.errors)
         self._keep(seen, start, final, penalties[-1])
         return self

@@ -43,8 +43,8 @@ class _Descent:
         self._stand_still()
 
     def _stand_still(self) -> None:
-        self.velocity: list[Values]
-        self.velocity, self.age = [np.zeros_like(one) for one in self.arrays], 0
+        self.velocity: list[Values] = [np.zeros_like(one) for one in self.arrays]
+        self.age = 0
 
     @property
     def factors(self) -> Factors:
@@ -67,7 +67,7 @@ class _Descent:
         self.last, self.age = loss, self.age + 1
         if loss < self.lowest:
             self.lowest, self.safe = loss, self.arrays
-        there = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
+        there: list[Values] = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
         self.velocity = [one - before for one, before in zip(there, self.arrays, strict=True)]
         self.arrays = there
         return loss
