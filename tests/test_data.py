@@ -616,7 +616,7 @@ def test_a_download_without_pooch_names_the_extra(tmp_path, monkeypatch):
 def test_the_published_md5_are_pinned():
     downloads = [s.downloads for source in sources._SOURCES.values() for s in source.splits.values()]
     pinned = {md5 for files in downloads for md5 in files.values()}
-    assert len(pinned) == 9  # four files for either MNIST, one archive for CIFAR-10
+    assert len(pinned) == 11  # four files for either MNIST, one archive for CIFAR-10, two files for USPS
     assert all(len(md5) == 32 and int(md5, 16) for md5 in pinned)
     assert all(source.url.endswith("/") for source in sources._SOURCES.values())
 

@@ -75,7 +75,7 @@ class TestPlans:
         assert 1 <= runs[0] <= runs[1] <= runs[2]
 
     def test_every_cell_is_told_apart_and_can_be_run(self, experiment):
-        images = {"images": None} if experiment.images else {}
+        images = {"images": None} if experiment.images else {"data": ()} if experiment.data else {}
         for plan in experiment.plans.values():
             assert len({json.dumps(cell, sort_keys=True) for cell in plan.cells}) == len(plan.cells)
             for cell in plan.cells:

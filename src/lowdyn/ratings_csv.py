@@ -100,11 +100,11 @@ def predict_pairs(
         lines = read_columns(pairs, names, delimiter, advance)
         while block := [fields for _, fields in islice(lines, _BLOCK)]:
             # One beyond the last stands for all that were not there.
-            indices = [
+            rows, columns = (
                 np.array([known.get(one, len(known)) for one in column], dtype=np.int64)
                 for known, column in zip(places, zip(*block, strict=True), strict=True)
-            ]
-            predictions = model.predict_entries(*indices).tolist()
+            )
+            predictions = model.predict_entries(rows, columns).tolist()
             yield _lines(
                 ([*fields, format(value, ".6g")] for fields, value in zip(block, predictions, strict=True)), delimiter
             )

@@ -6,6 +6,7 @@ import bz2
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,8 @@ def read_libsvm(paths: Sequence[Path], *, most: int) -> Arrays:
 def _read(path: Path, most: int, fields: Fields, *, first_label: int) -> Arrays:
     """Return images as bytes, 0 for −1 and 255 for 1: at most 0.004 from the file's three decimals."""
     rows: list[NDArray[np.float64]] = []
-    opened = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
-    with reading(path), opened(path, "rt", encoding="ascii") as lines:
+    packed: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open}
+    with reading(path), packed.get(path.suffix, open)(path, "rt", encoding="ascii") as lines:
         while line := lines.readline(_LONGEST):
             place = f"{path}, line {len(rows) + 1}"
             if len(rows) == most:

@@ -119,7 +119,8 @@ def _descent(
     best = int(np.argmin(data["validation_error"].values))
     chosen = {"best_step": data["step"][best], "best_error": data["test_error"][best], "best_seconds": seconds[best]}
     numbers = {name: float(value) for name, value in chosen.items()}
-    return data[["validation_error", "test_error"]].assign(**numbers, step_seconds=float(seconds[-1]) / steps)
+    numbers["step_seconds"] = float(seconds[-1]) / steps
+    return data[["validation_error", "test_error"]].assign(numbers)
 
 
 def _error(network: DeepLinearNetwork, ratings: RatingSet, rest: Tensor) -> float:

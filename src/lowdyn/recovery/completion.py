@@ -14,12 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowdyn.arguments import checked_choice, checked_count, checked_indices, checked_number
+from lowdyn.arguments import checked_count, checked_indices
 from lowdyn.recovery import storage
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.fitting import Fit, fit_by_validation, fit_on_schedule, fit_to_rest
 from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
+from lowdyn.recovery.parameters import check_parameters
 from lowdyn.recovery.rows import solve_rows
 from lowdyn.recovery.start import Start
 
@@ -51,8 +52,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     max_iter : most iterations of descent, in either of the two fits.
     tol : descent ends when an iteration lowers the objective by less than this, relatively; with early stopping, when
         the validation error is less than this share of the entries.
-    warm_start : go on from the factors of the last fit, to rest and without early stopping (held-out entries would
-        not be new to them). The matrix may have grown by rows and columns at the end.
+    warm_start : go on from the factors of the last fit, with its regularization, to rest and without early stopping
+        (held-out entries would not be new to them). The matrix may have grown by rows and columns at the end.
     random_state : seed, RandomState or None; chooses the held-out entries, the signs, the start of the spectrum.
 
     Attributes
@@ -61,6 +62,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     loss_curve_ : objective per observed entry at every iteration of the final fit.
     validation_curve_ : root mean square error on the held-out entries, before the first iteration and after each;
         empty without early stopping.
+    regularization_ : what it ended with.
     rank_ : number of singular values above one hundredth of the largest.
     singular_values_ : (clipped rank,) of the factorization without its biases.
     components_ : (clipped rank, columns), orthonormal: the right singular vectors.
@@ -77,6 +79,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     2
     """
 
+    regularization_: float
+
     def __init__(
         self,
         rank: int = 10,
@@ -87,8 +91,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         regularization: float = 0.5,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        max_iter: int = 500,
-        tol: float = 1e-5,
+        max_iter: int = 1000,
+        tol: float = 1e-4,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -117,11 +121,12 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         ValueError when nothing is observed, for infinity, or for an entry stored twice (the first is named).
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
         """
-        self._check_parameters()
+        check_parameters(self)
         known = self._factors if self.warm_start and hasattr(self, "_factors") else None
         seen = self._read(X, reset=True)
         if len(seen) == 0:
             raise ValueError(f"X of shape {seen.shape} has no observed entries; at least one is needed")
+        regularization: float = self.regularization if known is None else self.regularization_
         random_state = check_random_state(self.random_state)
         held_out = self._held_out(len(seen), random_state) if known is None else None
         trial = self._try(seen, held_out, random_state) if held_out is not None else None
@@ -129,10 +134,11 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         if known is not None:
             start = start.grown(known)
         if trial is None:
-            penalties = [start.penalty(self.regularization)]
+            penalties = [start.penalty(regularization)]
             final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter)
         else:
-            penalties = [start.penalty(one) for one in trial.schedule or [self.regularization]]
+            schedule = trial.schedule or [regularization]
+            regularization, penalties = schedule[-1], [start.penalty(one) for one in schedule]
             factors = start.factors.without_product() if trial.biases_suffice else start.factors
             final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)])
         if not (final.settled if trial is None else trial.settled):
@@ -141,6 +147,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
                 ConvergenceWarning,
                 stacklevel=2,
             )
+        self.regularization_ = regularization
         self.validation_curve_ = np.array([] if trial is None else trial.errors)
         self._keep(seen, start, final, penalties[-1])
         return self
@@ -211,6 +218,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         arrays |= {"seen_starts": self._seen[0], "seen_columns": self._seen[1]}
         arrays |= {f"factor_{place}": one for place, one in enumerate(self._factors.arrays())}
         numbers = {"mean": self.mean_, "range": self._range, "penalty": self._penalty, "n_iter": self.n_iter_}
+        numbers["regularization"] = self.regularization_
         names = getattr(self, "feature_names_in_", None)
         numbers["feature_names"] = None if names is None else list(names)
         storage.save(path, self.get_params(), numbers, arrays)
@@ -221,6 +229,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         parameters, numbers, arrays = storage.load(path)
         model = cls(**parameters)
         model.loss_curve_, model.validation_curve_ = arrays["loss_curve_"], arrays["validation_curve_"]
+        model.regularization_ = numbers["regularization"]
         model.n_iter_, model._seen = numbers["n_iter"], (arrays["seen_starts"], arrays["seen_columns"])
         factors = Factors.of([arrays[f"factor_{place}"] for place in range(2 + parameters["depth"])])
         model._hold(factors, numbers["mean"], tuple(numbers["range"]), Penalty(*numbers["penalty"]))
@@ -228,18 +237,6 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         if numbers["feature_names"] is not None:
             model.feature_names_in_ = np.array(numbers["feature_names"], dtype=object)
         return model
-
-    def _check_parameters(self) -> None:
-        checked_count("rank", self.rank, at_least=1)
-        checked_count("depth", self.depth, at_least=2)
-        checked_count("max_iter", self.max_iter, at_least=1)
-        checked_choice("center", self.center, ("bias", "mean", "none"))
-        for name in ("init_scale", "discrepant_ratio", "validation_fraction"):
-            if checked_number(name, getattr(self, name)) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        checked_number("validation_fraction", self.validation_fraction, below=1.0)
-        for name in ("regularization", "tol"):
-            checked_number(name, getattr(self, name), at_least=0.0)
 
     def _read(self, X: Any, *, reset: bool) -> Observations:
         if sparse.issparse(X):

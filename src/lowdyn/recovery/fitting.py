@@ -12,8 +12,8 @@ from lowdyn.recovery.observations import Observations, Values
 
 DELAY = 5  # momentum is t / (t + DELAY) after t steps: a memory that grows with the run and does not overshoot early
 GROWTH = 1.01  # an objective above so much of its lowest value means that the step was too large
-PATIENCE = 10  # iterations without a better validation error
-GAIN = 1e-4  # relative; less is not better
+PATIENCE = 10  # iterations that may pass without a gain in the validation error
+GAIN = 1e-3  # relative; in PATIENCE iterations, less is none
 
 
 @dataclass
@@ -43,8 +43,8 @@ class _Descent:
         self._stand_still()
 
     def _stand_still(self) -> None:
-        self.velocity: list[Values]
-        self.velocity, self.age = [np.zeros_like(one) for one in self.arrays], 0
+        self.velocity: list[Values] = [np.zeros_like(one) for one in self.arrays]
+        self.age = 0
 
     @property
     def factors(self) -> Factors:
@@ -67,7 +67,7 @@ class _Descent:
         self.last, self.age = loss, self.age + 1
         if loss < self.lowest:
             self.lowest, self.safe = loss, self.arrays
-        there = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
+        there: list[Values] = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
         self.velocity = [one - before for one, before in zip(there, self.arrays, strict=True)]
         self.arrays = there
         return loss
@@ -94,24 +94,24 @@ def fit_by_validation(
 
     alone = error(factors.without_product())
     run, fit = _Descent(objective, factors), Fit(factors, errors=[error(factors)], settled=False)
-    lowest, at_level, schedule, idle = fit.errors[0], np.inf, list[float](), 0
+    lowest, schedule, level = fit.errors[0], list[float](), [fit.errors[0]]
+    at_level = np.inf  # the lowest error when regularization was halved last
     nothing = tol * float(np.sqrt(np.mean(held_out.values**2, dtype=np.float64)))
     while len(fit.losses) < max_iter:
         fit.losses.append(run.advance(penalty(regularization)))
         schedule.append(regularization)
         fit.errors.append(error(run.factors))
-        idle += 1
-        if fit.errors[-1] < (1 - GAIN) * lowest:
-            lowest, idle = fit.errors[-1], 0
-            fit.factors, fit.schedule = run.factors, list(schedule)
+        if fit.errors[-1] < lowest:
+            lowest, fit.factors, fit.schedule = fit.errors[-1], run.factors, list(schedule)
+        level.append(lowest)
         if lowest <= nothing:
             fit.settled = True
             break
-        if idle == PATIENCE:
-            if regularization == 0.0 or lowest >= (1 - GAIN) * at_level:
+        if len(level) > PATIENCE and lowest > (1 - GAIN) * level[-1 - PATIENCE]:
+            if regularization == 0.0 or lowest > (1 - GAIN) * at_level:
                 fit.settled = True
                 break
-            at_level, idle, regularization = lowest, 0, regularization / 2
+            at_level, regularization, level = lowest, regularization / 2, [lowest]
             schedule = list(fit.schedule)
             run.restart(fit.factors)
     if not lowest < alone:

@@ -40,7 +40,8 @@ class Observations:
         if sparse.issparse(matrix):
             rows = Entries.from_sparse(matrix).by_row
         else:
-            rows = Entries.from_dense(matrix, ~np.isnan(matrix)).by_row
+            dense = np.asarray(matrix)
+            rows = Entries.from_dense(dense, ~np.isnan(dense)).by_row
         return cls(rows.shape, rows.indptr, rows.indices, rows.data)
 
     def __len__(self) -> int:

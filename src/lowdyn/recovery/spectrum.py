@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,13 @@ class Spectrum:
         weights = by_row[observations.rows] * by_column[observations.columns]
         scaled = (observations.values * weights).astype(observations.values.dtype)
         matrix = observations.to_csr(scaled)
-        left, values, right_t = randomized_svd(matrix, rank, n_iter=4, random_state=random_state)
         signs = random_state.choice(np.array([-1, 1], scaled.dtype), size=len(scaled))
+        left, values, right_t = randomized_svd(matrix, rank, n_iter=4, random_state=random_state)
         noise: Any = observations.to_csr(scaled * signs)
         edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
-        fraction = len(observations) / (observations.shape[0] * observations.shape[1])
+        # Rows and columns without entries are no part of the matrix.
+        held = (int(np.count_nonzero(counts)) for counts in (observations.row_counts, observations.column_counts))
+        fraction = len(observations) / prod(held)
         left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
         return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
 
