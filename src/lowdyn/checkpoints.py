@@ -82,7 +82,7 @@ class Checkpoints:
             return
         folder = Path(self.folder) / f"step-{step:08d}"
         described = {}
-        for name, part in [*parts.items(), (_STATE, [text.encode()])]:
+        for name, part in parts.items():
             seen = _Seen(part)
             replace_atomically(folder / name, seen)
             described[name] = {"sha256": seen.digest.hexdigest(), "bytes": seen.size}
