@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, DistributedType, GradientState
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lowdyn.dynamics import DivergenceError
 from lowdyn.networks import MLP
@@ -35,6 +35,7 @@ CASES = {
     "accumulated unevenly": (49, 6, 4),
     "loader": (50, 8, 1),  # the last round is filled up with repeated samples
     "loader, accumulated": (50, 4, 2),
+    "loader of a part": (37, 8, 1),  # every second of them
 }
 
 
@@ -42,6 +43,9 @@ def loader_of(case, processes):
     samples, size, _ = CASES[case]
     if "loader" in case:
         data = TensorDataset(X[:samples], Y[:samples])
+        if "part" in case:
+            sampler = SubsetRandomSampler(range(0, samples, 2), generator=seeded(1))
+            return DataLoader(data, size * PROCESSES // processes, sampler=sampler, generator=seeded(2))
         return DataLoader(data, size * PROCESSES // processes, shuffle=True, generator=seeded(1))
     return Minibatches(X[:samples], Y[:samples], size, seeded(1))
 
