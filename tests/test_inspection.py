@@ -151,8 +151,10 @@ def test_narrow_types_are_read(tmp_path, dtype):
 
 def test_layers_are_chosen_by_name(model):
     assert [layer.name for layer in inspect_weights(model, layers="block").layers] == ["block.2", "block.10"]
-    with pytest.raises(ValueError, match=r"no weight matrix matches 'attn': this model has block.2"):
+    with pytest.raises(ValueError, match=r"no matrix matches 'attn': .*model\.safetensors has block\.2, block\.10"):
         inspect_weights(model, layers="attn")
+    with pytest.raises(ValueError, match=r"layers '\(' is no regular expression: missing \)"):
+        inspect_weights(model, layers="(")
 
 
 def test_progress_is_told(model):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lowdyn.claims.claim import Claim
 
 app = typer.Typer(
-    help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them.",
+    help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them; "
+    "inspect the weights of any model.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
