@@ -23,6 +23,7 @@ from lowdyn.linalg import rank_of_energy
 from lowdyn.networks import MLP
 from lowdyn.weight_files import open_weights
 from tests.cases import built, gaussian, seeded
+from tests.test_tensor_files import HOSTILE
 
 
 def save(path, tensors):
@@ -413,12 +414,19 @@ def test_the_command_shows_a_table_and_writes_the_page(tmp_path, model):
     assert "block." in (tmp_path / "page.html").read_text()
 
 
-def test_the_command_refuses_in_one_line(tmp_path):
-    (tmp_path / "w.pt").write_bytes(pickle.dumps(Hostile(tmp_path / "trace")))
-    code, shown, errors = command(tmp_path / "w.pt")
+@pytest.mark.parametrize("case", [*CASES, *HOSTILE])
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_command_refuses_in_one_line(tmp_path, case):
+    folder, trace = tmp_path / "model", tmp_path / "trace"
+    folder.mkdir()
+    if case in CASES:
+        CASES[case][0](folder, trace)
+    else:
+        (folder / "model.safetensors").write_bytes(HOSTILE[case][0])
+    code, shown, errors = command(folder)
     assert (code, shown) == (2, "")
-    assert re.fullmatch(r"lowdyn: .*w\.pt: a pickle, which could run anything when read; .*\n", errors)
-    assert not (tmp_path / "trace").exists()
+    assert re.fullmatch(r"lowdyn: [^\n]+\n", errors)
+    assert not trace.exists()
 
 
 def test_names_never_command_the_terminal(tmp_path):
