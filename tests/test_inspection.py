@@ -103,7 +103,7 @@ def test_what_is_reshaped_or_left_out_is_said(model):
     found = inspect_weights(model)
     conv = next(layer for layer in found.layers if layer.name == "conv")
     assert (conv.stored, conv.shape) == ((4, 3, 2, 2), (4, 12))
-    assert found.notes == ("1 vectors and scalars (biases, norms) are left out", "not floating-point, left out: ids")
+    assert found.notes == ("vectors and scalars (biases, norms), left out: 1", "not floating-point, left out: ids")
 
 
 def test_an_update_is_the_difference(tmp_path, model):

@@ -123,7 +123,7 @@ def _matrices(weights: WeightFiles) -> tuple[dict[str, str], list[str]]:
             found[plain_name(name).removesuffix(".weight")] = name
     if not found:
         raise ValueError(f"{weights.path}: no matrix of floating-point numbers among {len(weights.shapes)} tensors")
-    notes = [f"{vectors} vectors and scalars (biases, norms) are left out"] if vectors else []
+    notes = [f"vectors and scalars (biases, norms), left out: {vectors}"] if vectors else []
     if numbers:
         notes.append(f"not floating-point, left out: {_some(numbers)}")
     return found, notes
