@@ -12,7 +12,8 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, DistributedType, GradientState
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from lowdyn.dynamics import DivergenceError
 from lowdyn.networks import MLP
@@ -35,6 +36,7 @@ CASES = {
     "accumulated unevenly": (49, 6, 4),
     "loader": (50, 8, 1),  # the last round is filled up with repeated samples
     "loader, accumulated": (50, 4, 2),
+    "loader of a part": (37, 8, 1),  # every second of them
 }
 
 
@@ -42,13 +44,19 @@ def loader_of(case, processes):
     samples, size, _ = CASES[case]
     if "loader" in case:
         data = TensorDataset(X[:samples], Y[:samples])
+        if "part" in case:
+            sampler = SubsetRandomSampler(range(0, samples, 2), generator=seeded(1))
+            return DataLoader(data, size * PROCESSES // processes, sampler=sampler, generator=seeded(2))
         return DataLoader(data, size * PROCESSES // processes, shuffle=True, generator=seeded(1))
     return Minibatches(X[:samples], Y[:samples], size, seeded(1))
 
 
-def run(case, accelerator, rate=0.05, **options):
-    """Train one case; return (model, curve)."""
+def run(case, accelerator, rate=0.05, dropout=0.0, **options):
+    """Train one case; return (model, curve). Dropout draws differently in every process."""
     model = MLP((3, 8, 8, 2), generator=seeded())
+    if dropout:
+        model.relu1 = nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+        torch.manual_seed(accelerator.process_index)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.5)
     loader = loader_of(case, accelerator.num_processes)
@@ -102,17 +110,22 @@ def main(folder):
             found[f"{mode}, {case}"] = {"curve": curve.to_dict(), "spread": spread}
             results |= {f"{mode}, {case}/{name}": value for name, value in whole(model).items()}
 
+        for name, options in {"whole": {}, "resumed": {"tracker": Interruption()}}.items():
+            options |= {
+                "dropout": 0.3,
+                "checkpoints": Checkpoints(folder / mode / name, 3, 2, (torch.default_generator,)),
+            }
+            while True:
+                try:
+                    model, curve = run("minibatches", accelerator_of(mode), **options)
+                    break
+                except KeyboardInterrupt:
+                    found[f"{mode}, interrupted"] = options.pop("tracker").left
+            found[f"{mode}, {name}"] = {"curve": curve.to_dict()}
+            results |= {f"{mode}, {name}/{key}": value for key, value in whole(model).items()}
         accelerator = accelerator_of(mode)
-        stays = Checkpoints(folder / mode, every=3)
         try:
-            run("minibatches", accelerator, checkpoints=stays, tracker=Interruption())
-            found[f"{mode}, resumed"] = {"wrong": "never interrupted"}
-        except KeyboardInterrupt:
-            model, curve = run("minibatches", accelerator_of(mode), checkpoints=stays)
-            found[f"{mode}, resumed"] = {"curve": curve.to_dict()}
-            results |= {f"{mode}, resumed/{name}": value for name, value in whole(model).items()}
-        try:
-            run("minibatches", accelerator_of(mode), rate=1e30)
+            run("minibatches", accelerator, rate=1e30)
             diverged = ""
         except DivergenceError as error:
             diverged = str(error)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from lowdyn import train
 from lowdyn.checkpoints import Checkpoints
@@ -382,9 +382,12 @@ def test_accumulated_gradients_go_on(tmp_path):
 # --- refusals
 
 
-def test_an_order_that_cannot_be_repeated_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"shuffles by torch's global generator.*pass it generator="):
-        run(tmp_path, loader=DataLoader(TensorDataset(X, Y), 8, shuffle=True))
+@pytest.mark.parametrize(
+    "options", [{"shuffle": True}, {"sampler": SubsetRandomSampler(range(9))}, {"sampler": WeightedRandomSampler(Y, 9)}]
+)
+def test_an_order_that_cannot_be_repeated_is_refused(tmp_path, options):
+    with pytest.raises(ValueError, match=r"draws from torch's global generator.*pass it, or its sampler, generator="):
+        run(tmp_path, loader=DataLoader(TensorDataset(X, Y), 8, **options))
 
 
 @pytest.mark.parametrize(

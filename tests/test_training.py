@@ -133,6 +133,19 @@ def test_a_data_loader_with_its_own_generator():
         assert_close(parameter, by_hand, rtol=0, atol=0)
 
 
+def test_a_data_loader_of_a_part_counts_all_of_it():
+    def loader():
+        return DataLoader(TensorDataset(X, Y), 16, sampler=range(0, 40, 2), generator=seeded())
+
+    model, optimizer = model_and_optimizer()
+    expected, other = model_and_optimizer()
+    curve = train(model, loader(), optimizer=optimizer, epochs=2)
+    train_by_hand(expected, other, loader(), 2)
+    assert float(curve["accuracy"][1]) * 20 == pytest.approx(round(float(curve["accuracy"][1]) * 20), abs=1e-12)
+    for parameter, by_hand in zip(model.parameters(), expected.parameters(), strict=True):
+        assert_close(parameter, by_hand, rtol=0, atol=0)
+
+
 def test_the_model_trains_in_training_mode():
     model = built(lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)))
     model.eval()

@@ -41,6 +41,13 @@ class Checkpoints:
 
     A run that finds a complete checkpoint in ``folder`` goes on from the last one; what is truncated or altered is
     passed over with a warning. Use one folder for one run. With several processes all must see the folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     checkpoints = Checkpoints(folder)
+    ...     checkpoints.write(12, {"fc.weight": torch.eye(2)}, {"epochs": 3})
+    ...     checkpoints.last(), checkpoints.read(12)[1]
+    (12, {'epochs': 3})
     """
 
     folder: str | Path
@@ -82,7 +89,7 @@ class Checkpoints:
             return
         folder = Path(self.folder) / f"step-{step:08d}"
         described = {}
-        for name, part in [*parts.items(), (_STATE, [text.encode()])]:
+        for name, part in parts.items():
             seen = _Seen(part)
             replace_atomically(folder / name, seen)
             described[name] = {"sha256": seen.digest.hexdigest(), "bytes": seen.size}
@@ -102,8 +109,9 @@ class Checkpoints:
                 return step
         return None
 
-    def read(self, step: int, like: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    def read(self, step: int, like: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         """Return (model, state) as they were written; a tensor whose fellow in ``like`` is spread is spread as it."""
+        like = like or {}
         folder = Path(self.folder) / f"step-{step:08d}"
         weights, tensors = TensorFile(folder / _MODEL), TensorFile(folder / _TENSORS)
         found = _decoded(json.loads((folder / _STATE).read_text(encoding="utf-8")), tensors.read)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lowdyn.claims.claim import Claim
 
 app = typer.Typer(
-    help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them.",
+    help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them; "
+    "inspect the weights of any model.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -226,7 +227,7 @@ def inspect(
     """Show the spectra of a checkpoint on disk, layer by layer; nothing in it is executed."""
     from lowdyn.inspection import inspect_weights
     from lowdyn.report import write_spectra
-    from lowdyn.report.table import spectra_console, spectra_table
+    from lowdyn.report.table import printable, spectra_console, spectra_legend, spectra_table
 
     console = spectra_console()
     try:
@@ -237,12 +238,12 @@ def inspect(
 
             found = inspect_weights(model, reference, layers=layers, energy=energy, on_layer=on_layer)
         console.print(spectra_table(found))
-        for note in found.notes:
-            console.print(note, style="dim", markup=False)
+        for note in (spectra_legend(found), *found.notes):
+            console.print(printable(note), style="dim", markup=False)
         if out is not None:
             typer.echo(f"page: {write_spectra(found, out).resolve()}")
     except (ValueError, OSError) as error:
-        _refuse(" ".join(str(error).split()))
+        _refuse(printable(" ".join(str(error).split())))
 
 
 def main() -> None:

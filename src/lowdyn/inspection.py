@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lowdyn.arguments import checked_number
 from lowdyn.linalg import rank_of_energy
-from lowdyn.observe.matrices import plain_name, select
+from lowdyn.observe.matrices import plain_name
 from lowdyn.observe.summary import summarize
 from lowdyn.weight_files import WeightFiles, open_weights
 
@@ -83,6 +84,14 @@ def inspect_weights(
 
     Singular values are exact, in float64. ValueError when no name matches, when model and reference share no
     matrix, or when a weight is not finite.
+
+    >>> import tempfile, safetensors.torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, tensor in (("start", torch.eye(4)), ("end", torch.eye(4) + torch.ones(4, 4))):
+    ...         safetensors.torch.save_file({"fc.weight": tensor}, f"{folder}/{name}")
+    ...     (layer,) = inspect_weights(f"{folder}/end", f"{folder}/start").layers
+    >>> layer.name, layer.weight.rank, layer.update.rank, layer.change
+    ('fc', 4, 1, 2.0)
     """
     energy = checked_number("energy", energy, at_least=0.0, below=math.nextafter(1.0, 2.0))
     weights = open_weights(model)
@@ -92,7 +101,7 @@ def inspect_weights(
     if other is not None:
         pairs, unpaired = _pairs(matrices, weights, other)
         notes += unpaired
-    chosen = select(list(matrices), layers, "weight matrix")
+    chosen = _chosen(list(matrices), layers, weights.path)
     found = []
     for number, name in enumerate(chosen, start=1):
         if on_layer is not None:
@@ -114,10 +123,21 @@ def _matrices(weights: WeightFiles) -> tuple[dict[str, str], list[str]]:
             found[plain_name(name).removesuffix(".weight")] = name
     if not found:
         raise ValueError(f"{weights.path}: no matrix of floating-point numbers among {len(weights.shapes)} tensors")
-    notes = [f"{vectors} vectors and scalars (biases, norms) are left out"] if vectors else []
+    notes = [f"vectors and scalars (biases, norms), left out: {vectors}"] if vectors else []
     if numbers:
         notes.append(f"not floating-point, left out: {_some(numbers)}")
     return found, notes
+
+
+def _chosen(names: list[str], layers: str | None, path: Path) -> list[str]:
+    """Return the names in which the pattern ``layers`` is found; ValueError when there is none."""
+    try:
+        found = [name for name in names if layers is None or re.search(layers, name)]
+    except re.error as error:
+        raise ValueError(f"layers {layers!r} is no regular expression: {error}") from None
+    if not found:
+        raise ValueError(f"no matrix matches {layers!r}: {path} has {_some(names)}")
+    return found
 
 
 def _pairs(matrices: dict[str, str], weights: WeightFiles, other: WeightFiles) -> tuple[dict[str, str], list[str]]:

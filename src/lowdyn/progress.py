@@ -194,10 +194,11 @@ def generators_of(loader: Any, checkpoints: Checkpoints | None) -> list[torch.Ge
         return []
     holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     holders.append(getattr(holders[-1], "sampler", None))
-    if any(isinstance(one, torch.utils.data.RandomSampler) and one.generator is None for one in holders):
+    samplers = [one for one in holders if isinstance(one, torch.utils.data.Sampler)]
+    if any(getattr(one, "generator", False) is None for one in samplers):
         raise ValueError(
-            "this DataLoader shuffles by torch's global generator, so that a resumed run could not repeat its order; "
-            "pass it generator=torch.Generator().manual_seed(seed)"
+            "this DataLoader draws from torch's global generator, so that a resumed run could not repeat its order; "
+            "pass it, or its sampler, generator=torch.Generator().manual_seed(seed)"
         )
     found = [*(getattr(holder, "generator", None) for holder in holders), *checkpoints.generators]
     return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())

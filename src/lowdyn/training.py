@@ -105,6 +105,7 @@ def train(
         accelerator = _accelerator()
     generators = generators_of(loader, checkpoints)
     run = Progress(model, optimizer, scheduler, tracker, accelerator, checkpoints, generators)
+    left_over = _left_over(loader, accelerator)
     if isinstance(loader, torch.utils.data.DataLoader):
         loader = accelerator.prepare_data_loader(loader)
     forward = {name: model.__dict__[name] for name in _PATCHED if name in model.__dict__}
@@ -113,7 +114,7 @@ def train(
         run.resume(epochs)
         for epoch in range(run.epochs, epochs):
             model.train()
-            for window in _windows(run, loader):
+            for window in _windows(run, loader, left_over):
                 _update(run, trained, prepared, window, loss)
                 if tracker is not None:
                     tracker.step()
@@ -143,27 +144,37 @@ class _Batch:
     counted: int
 
 
-def _windows(run: Progress, loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[_Batch]]:
+def _windows(run: Progress, loader: Iterable[tuple[Tensor, Tensor]], left_over: int | None) -> Iterator[list[_Batch]]:
     """Yield the batches of each update of the epoch that is still to come."""
     run.open_epoch()
-    source = _shares(loader, run.accelerator)
+    source = _shares(loader, run.accelerator, left_over)
     run.pass_over(source)
     while window := list(islice(source, run.accelerator.gradient_accumulation_steps)):
         yield window
 
 
-def _shares(loader: Iterable[tuple[Tensor, Tensor]], accelerator: Any) -> Iterator[_Batch]:
+def _left_over(loader: Any, accelerator: Any) -> int | None:
+    """Return how many samples of the last round over the processes are this one's share; None where it is full."""
+    if accelerator.num_processes == 1 or not isinstance(loader, torch.utils.data.DataLoader):
+        return None
+    if loader.batch_size is None or loader.drop_last or isinstance(loader.dataset, torch.utils.data.IterableDataset):
+        return None
+    size = loader.batch_size // (accelerator.num_processes if accelerator.split_batches else 1)
+    rest = len(loader.sampler) % (size * accelerator.num_processes)  # type: ignore[arg-type] # of a map-style data set
+    return min(max(rest - accelerator.process_index * size, 0), size) if rest else None
+
+
+def _shares(loader: Iterable[tuple[Tensor, Tensor]], accelerator: Any, left_over: int | None) -> Iterator[_Batch]:
     """Yield what each batch holds for this process."""
-    processes, rank, state = accelerator.num_processes, accelerator.process_index, accelerator.gradient_state
+    processes, rank = accelerator.num_processes, accelerator.process_index
     for inputs, labels in loader:
         counted = len(labels)
         if processes > 1 and isinstance(loader, Minibatches):
             shares = [tensor.tensor_split(processes)[rank] for tensor in (inputs, labels)]
             counted = len(shares[1])
             inputs, labels = shares if counted else (inputs[:1], labels[:1])
-        elif state.end_of_dataloader and state.remainder > 0:  # the last round, filled up by Accelerate
-            before = rank * (state.active_dataloader.total_batch_size // processes)
-            counted = min(max(state.remainder - before, 0), counted)
+        elif left_over is not None and accelerator.gradient_state.end_of_dataloader:
+            counted = left_over  # Accelerate has filled the last round up with samples of the first
         yield _Batch(inputs, labels, counted)
 
 

@@ -42,6 +42,13 @@ def open_weights(path: str | Path) -> WeightFiles:
 
     A folder holds shards with ``*.safetensors.index.json``, ``model.safetensors`` or another single file of weights.
     FileNotFoundError when there is nothing, ValueError when a file is not what it says.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"fc.weight": torch.ones(2, 3)}, f"{folder}/model.pt")
+    ...     weights = open_weights(folder)
+    ...     weights.kind, weights.shapes, weights.read("fc.weight").sum()
+    ('torch archive', {'fc.weight': (2, 3)}, tensor(6.))
     """
     path = Path(path)
     if path.is_dir():

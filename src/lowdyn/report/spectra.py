@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowdyn.files import replace_atomically
 from lowdyn.report.page import asset, format_number
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 DECADES = 4  # of the pictures: from the largest singular value down to 1e-4 of it
 _POINTS = 160
@@ -31,7 +34,7 @@ def render(inspection: Any) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"plain": format_number, "size": format_shape, "percent": format_share}
-    environment.filters |= {"share": factored_share, "drawn": polyline}
+    environment.filters |= {"share": factored_share, "drawn": polyline, "broken": broken}
     return environment.from_string(asset("spectra.html")).render(
         inspection=inspection,
         layers=inspection.layers,
@@ -57,7 +60,9 @@ def totals(layers: Sequence[Any]) -> dict[str, float]:
     compared = [layer for layer in layers if layer.update is not None] or list(layers)
     sizes = [math.prod(layer.shape) for layer in compared]
     added = sum(layer.update.norm**2 for layer in compared if layer.update is not None)
-    before = sum((layer.update.norm / layer.change) ** 2 for layer in compared if layer.change)
+    # ‖W_0‖ is ‖W‖ where nothing changed, and 0 where the change is infinite.
+    starts = [layer.update.norm / layer.change if layer.change else layer.weight.norm for layer in compared]
+    before = sum(norm**2 for norm in starts)
     factored = sum(factored_share(layer) * size for layer, size in zip(compared, sizes, strict=True))
     return {
         "weights": sum(math.prod(layer.shape) for layer in layers),
@@ -76,15 +81,28 @@ def format_shape(shape: Iterable[int]) -> str:
 
 
 def format_share(share: float | None) -> str:
-    """Return a share in percent, with two digits below ten.
+    """Return a share in percent, with two digits below ten and as many above as are not zero.
 
-    >>> [format_share(share) for share in (None, 0.5, 0.0123, 0.00012, 1.0, math.inf)]
-    ['–', '50 %', '1.2 %', '0.012 %', '100 %', '∞']
+    >>> [format_share(share) for share in (None, 0.5, 0.02, 0.00012, 1.0, 0.999, math.inf)]
+    ['–', '50 %', '2.0 %', '0.012 %', '100 %', '99.9 %', '∞']
     """
     if share is None or not math.isfinite(share):
         return format_number(share)
-    digits = f"{100 * share:.0f}" if share >= 0.0995 or share == 0 else f"{100 * share:.2g}"
-    return f"{digits} %"
+    percent = 100 * share
+    if percent >= 9.95 or percent == 0:
+        return f"{percent:.4g} %" if percent > 99 else f"{percent:.0f} %"
+    return f"{percent:.1f} %" if percent >= 0.995 else f"{percent:.2g} %"
+
+
+def broken(name: str) -> Markup:
+    """Return an escaped name that may be broken after its dots.
+
+    >>> print(broken("layer.0<b>"))
+    layer.<wbr>0&lt;b&gt;
+    """
+    from markupsafe import Markup, escape
+
+    return escape(name).replace(".", Markup(".<wbr>"))
 
 
 def polyline(values: Sequence[float], width: int, height: int) -> str:

@@ -23,37 +23,46 @@ def spectra_console() -> Console:
 
 
 def spectra_table(inspection: Any) -> Table:
-    """Return a table of an ``Inspection``: one line a layer, the change beside the weight where there is one."""
+    """Return a table of an ``Inspection``, a line a layer: of the change where there is a reference, else of W."""
     from rich.table import Table
     from rich.text import Text
 
     compared = inspection.reference is not None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", overflow="fold", min_width=12)
-    columns = ["shape", "norm", "stable rank", "effective rank"]
-    columns += ["change", "its rank", "its stable rank"] if compared else ["rank"]
-    for name in [*columns, f"rank for {format_share(inspection.energy)}", "of its parameters"]:
-        table.add_column(name, justify="right", overflow="fold")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("layer", overflow="fold", min_width=16)
+    kinds = ["change", "rank", "stable"] if compared else ["norm", "rank", "stable", "effective"]
+    for name in ["shape", *kinds, format_share(inspection.energy).replace(" ", ""), "params"]:
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in inspection.layers:
-        weight, update = layer.weight, layer.update
-        cells = [format_shape(layer.shape), *_plain(weight.norm, weight.stable_rank, weight.effective_rank)]
-        if not compared:
-            cells.append(str(weight.rank))
-        elif update is not None:
-            cells += [format_share(layer.change), str(update.rank), *_plain(update.stable_rank)]
-        main = update if compared else weight
+        main = layer.update if compared else layer.weight
+        cells = [format_shape(layer.shape).replace(" ", "")]
         if main is None:
             cells += ["–"] * 5
         else:
+            cells.append(format_share(layer.change) if compared else format_number(main.norm))
+            cells += [str(main.rank), format_number(main.stable_rank)]
+            cells += [] if compared else [format_number(main.effective_rank)]
             cells += [str(main.advised_rank), format_share(factored_share(layer))]
-        table.add_row(Text(_printable(layer.name)), *cells)
+        table.add_row(Text(printable(layer.name)), *cells)
     return table
 
 
-def _plain(*values: float) -> list[str]:
-    return [format_number(value) for value in values]
+def spectra_legend(inspection: Any) -> str:
+    """Return what the columns of the table are, in one sentence."""
+    share = format_share(inspection.energy).replace(" ", "")
+    first, kinds = "norm: ‖W‖_F", "rank, stable, effective: kinds of rank of W"
+    if inspection.reference is not None:
+        first, kinds = "change: ‖W − W_0‖ / ‖W_0‖", "rank, stable: kinds of rank of W − W_0"
+    last = (
+        f"{share}: the rank that holds {share} of its energy; params: of two factors of that rank, against the matrix"
+    )
+    return f"{first}; {kinds}; {last}"
 
 
-def _printable(name: str) -> str:
-    """Return a name in which nothing commands the terminal."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+def printable(text: str) -> str:
+    r"""Return ``text`` in which nothing commands the terminal.
+
+    >>> printable("layer\x1b[31m")
+    'layer\\x1b[31m'
+    """
+    return text if text.isprintable() else ascii(text)[1:-1]
