@@ -182,12 +182,14 @@ def test_invariant_subspaces_are_seen_where_they_are():
     assert judged("C2", unknown) == [True, False] * 3
 
 
-def test_linear_layers_need_the_labels():
+def test_linear_layers_need_training():
     """Compression, separation and an early probe; whether rank rises depends on the width of the input."""
     compresses, _, _, falls, early = judged("C3", smoke("C3"))
     assert (compresses, falls, early) == (True, True, True)
-    broken = judged("C3", smoke("C3", shuffled=True))
-    assert not broken[0]
+    compresses, separates, *_ = judged("C3", smoke("C3", lr=1e-9))
+    assert (compresses, separates) == (False, False)
+    assert judged("C3", changed(smoke("C3"), within_between_ratio=lambda ratio: 1 / ratio))[0] is False
+    assert judged("C3", changed(smoke("C3"), probe_accuracy=lambda share: 0.1 * share["layer"]))[-1] is False
     rising = changed(smoke("C3"), numerical_rank=lambda rank: rank.where(rank["layer"] != 3, 65.0))
     assert judged("C3", rising)[2] is True
 
