@@ -22,8 +22,13 @@ from lowdyn.observe.depth import line_fit
 CLAIMS = all_claims()
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run
 ATTRIBUTES = ("ID", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
-# The network of C1 at smoke scale takes seconds; these settings take a fraction of one.
-SMALL = {"C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60}}
+# These networks take seconds at smoke scale; with these settings a fraction of one.
+SMALL = {
+    "C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60},
+    "C2": {"samples": 300, "width": 32, "epochs": 20},
+    "C23": {"samples": 300, "width": 32, "epochs": 40},
+    "C24": {"samples": 300, "width": 32, "epochs": 10},
+}
 
 
 def smoke(name, seed=0, cells=None, **controls):
@@ -180,6 +185,59 @@ def test_progressive_features_need_the_labels():
     compresses, _ = judged("C1", smoke("C1"))
     assert compresses
     assert judged("C1", smoke("C1", shuffled=True)) == [False, False]
+
+
+def test_invariant_subspaces_are_seen_where_they_are():
+    assert all(judged("C2", smoke("C2")))
+    alike = changed(smoke("C2"), update_values=lambda values: 0 * values + 1)
+    assert judged("C2", alike) == [False, True] * 3
+    spread = changed(smoke("C2"), singular_values=lambda values: values * (1 + 0.1 * values["record"]))
+    assert judged("C2", spread) == [True, False] * 3
+    unknown = changed(smoke("C2"), singular_values=lambda values: values.where(values["index"] != 3))
+    assert judged("C2", unknown) == [True, False] * 3
+
+
+def test_linear_layers_need_training():
+    """Compression, separation and an early probe; whether rank rises depends on the width of the input."""
+    compresses, _, _, falls, early = judged("C3", smoke("C3"))
+    assert (compresses, falls, early) == (True, True, True)
+    compresses, separates, *_ = judged("C3", smoke("C3", lr=1e-9))
+    assert (compresses, separates) == (False, False)
+    assert judged("C3", changed(smoke("C3"), within_between_ratio=lambda ratio: 1 / ratio))[0] is False
+    assert judged("C3", changed(smoke("C3"), probe_accuracy=lambda share: 0.1 * share["layer"]))[-1] is False
+    rising = changed(smoke("C3"), numerical_rank=lambda rank: rank.where(rank["layer"] != 3, 65.0))
+    assert judged("C3", rising)[2] is True
+
+
+def test_compression_of_real_data_needs_the_labels():
+    assert judged("C23", smoke("C23", shuffled=True)) != judged("C23", smoke("C23"))
+    geometric = changed(smoke("C23"), within_between_ratio=lambda ratio: 0 * ratio + 0.5 ** ratio["layer"])
+    assert all(judged("C23", geometric))
+    growing = changed(smoke("C23"), within_between_ratio=lambda ratio: 0 * ratio + 2.0 ** ratio["layer"])
+    assert judged("C23", growing) == [True, False] * 6
+
+
+def test_data_that_stand_in_for_others_are_named():
+    assert all("digits in place of" in check.text for check in CLAIMS["C23"].check(smoke("C23")))
+
+
+def test_heads_that_help_are_told_from_heads_that_do_not():
+    extra = {"within_between_ratio": lambda ratio: 0 * ratio + ratio["extra"], "probe_accuracy": lambda share: share}
+    rising = changed(smoke("C24"), **{**extra, "probe_accuracy": extra["within_between_ratio"]})
+    assert judged("C24", rising) == [True, True]
+    falling = changed(rising, probe_accuracy=lambda share: -share)
+    assert judged("C24", falling) == [True, False]
+    level = changed(rising, within_between_ratio=lambda ratio: 0 * ratio)
+    assert judged("C24", level) == [False, True]
+
+
+def test_collapse_needs_the_labels():
+    assert judged("C25", smoke("C25"))[0] is True
+    assert judged("C25", smoke("C25", shuffled=True)) == [False] * 3
+    ten_fold = {name: lambda values: 0 * values + 10.0 ** -values["record"] for name in ("nc1", "nc2", "nc3")}
+    assert judged("C25", changed(smoke("C25"), **ten_fold)) == [True] * 3
+    untrained = changed(smoke("C25"), **ten_fold, training_accuracy=lambda share: 0 * share)
+    assert judged("C25", untrained) == [False] * 3
 
 
 def test_the_worst_seed_decides():

@@ -14,10 +14,11 @@ import lowdyn.experiments
 from lowdyn import trajectory
 from lowdyn.data import IMAGE_SETS, load_images
 from lowdyn.dynamics import DivergenceError
-from lowdyn.experiments import evolution, image_mlp, near_orthonormal, orthonormal, theorem
+from lowdyn.experiments import evolution, heads, image_mlp, near_orthonormal, orthonormal, spectra, theorem
 from lowdyn.experiments.collapse import train_and_measure
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan, combine, each_cell, grid
 from lowdyn.report.results import is_simple_name
+from tests import oracles_features
 
 
 def found():
@@ -53,6 +54,33 @@ TINY = {
         {
             **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 3, "epochs": 2},
             "lr": 0.02,
+        },
+    ),
+    "hybrid": (
+        image_mlp.run,
+        {
+            **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 4, "relu_layers": 1, "epochs": 2},
+            **{"lr": 0.02, "probed": True, "collapsing": True},
+        },
+    ),
+    "default start": (
+        image_mlp.run,
+        {
+            **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 3, "epochs": 2, "lr": 1e-3},
+            **{"start": "default", "gain": 1.0, "rule": "adam"},
+        },
+    ),
+    "spectra": (
+        spectra.run,
+        {
+            **{"images": load_images("digits"), "model": "ViT", "samples": 150, "width": 16, "depth": 1},
+            **{"epochs": 2, "lr": 0.02},
+        },
+    ),
+    "heads": (
+        heads.run,
+        {
+            **{"images": load_images("digits"), "samples": 150, "width": 16, "extra": 1, "epochs": 2, "lr": 0.02},
         },
     ),
 }
@@ -173,6 +201,43 @@ def test_image_mlp_measures_every_layer_and_says_on_what():
     assert data.attrs["data"] == "digits"
     assert data.attrs["used"] == "150 of 1 797 images"
     assert data.attrs["sha256"] == load_images("digits").take(150).sha256
+
+
+def test_a_hybrid_is_measured_in_every_way_that_is_asked_for():
+    run, settings = TINY["hybrid"]
+    data = run(**settings, generator=seeded())
+    assert list(data["layer"]) == [0, 1, 2, 3]
+    inputs = load_images("digits").take(150).features()
+    assert data["numerical_rank"].values[0] == oracles_features.rank(inputs, image_mlp.RANK_TOLERANCE)
+    assert ((data["probe_accuracy"] > 0) & (data["probe_accuracy"] <= 1)).all()
+    assert data["epoch"].values.tolist() == [1, 2]
+    np.testing.assert_array_equal(data["training_accuracy"], data["accuracy"])
+    for name in ("nc1", "nc2", "nc3", "nc4"):
+        assert (data[name] > 0).all()
+
+
+@pytest.mark.parametrize("model", ["linear", "MLP", "ViT"])
+def test_the_penultimate_weight_starts_orthogonal_and_moves_by_its_update(model):
+    run, settings = TINY["spectra"]
+    data = run(**{**settings, "model": model, "depth": 2}, generator=seeded())
+    values, update = data["singular_values"].values, data["update_values"].values
+    np.testing.assert_allclose(values[0], 1.0, rtol=1e-5)
+    assert data["record_step"].values.tolist() == [0, 1, 2, 3, 4]
+    # Weyl: no singular value moves by more than the largest of the update.
+    assert abs(values - values[0]).max() <= update[0] * (1 + 1e-9)
+    assert update[0] > 0
+    assert data.attrs["classes"] == 10
+
+
+def test_a_head_is_thrown_away_and_the_other_classes_are_new():
+    run, settings = TINY["heads"]
+    data = run(**settings, generator=seeded())
+    assert set(data.data_vars) >= {"within_between_ratio", "transferred_ratio", "probe_accuracy"}
+    assert not data["transferred_ratio"].equals(data["within_between_ratio"])
+    # Permuted labels of the new classes are found by chance, one in five, and what was learnt is the same.
+    permuted = run(**settings, shuffled=True, generator=seeded())
+    xr.testing.assert_identical(permuted["within_between_ratio"], data["within_between_ratio"])
+    assert permuted["probe_accuracy"] < 0.5 < data["probe_accuracy"]
 
 
 def test_too_large_a_rate_is_an_error():

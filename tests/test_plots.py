@@ -130,6 +130,23 @@ def test_layer_curves_have_error_bars_that_stay_above_zero():
     np.testing.assert_allclose(bars.arrayminus, [0.5, 0.0], atol=1e-8)
 
 
+def test_panels_of_quantities_of_their_own_have_scales_of_their_own():
+    panels = {name: [Series("hybrid", [0, 1, 2], [3.0, 2.0, 1.0])] for name in ("D", "rank", "accuracy", "S")}
+    figure = layer_curves(panels, log_y={"D"}, x_label="further layers")
+    assert [axis.type for axis in figure.select_yaxes()] == ["log", "linear", "linear", "linear"]
+    assert {axis.matches for axis in figure.select_yaxes()} == {None}
+    assert {axis.title.text for axis in figure.select_xaxes()} == {"further layers"}
+    assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y3", "y4"]
+
+
+def test_surfaces_may_have_steps_of_their_own():
+    values = {"short": np.ones((2, 3)), "long": np.ones((4, 5))}
+    figure = surfaces({"short": [0, 9], "long": [0, 1, 2, 3]}, values)
+    assert [list(surface.y) for surface in figure.data] == [[0, 9], [0, 1, 2, 3]]
+    with pytest.raises(ValueError, match="panel 'long' has shape"):
+        surfaces([0, 9], values)
+
+
 def test_many_layers_have_fewer_ticks():
     assert layer_curves({"deep": [Series("a", range(40), np.ones(40))]}, y_label="D").layout.xaxis.dtick == 5
 

@@ -58,7 +58,7 @@ def _energy(values: np.ndarray, top: int) -> float:
 
 def _moved(values: xr.DataArray) -> float:
     """Count the values of the last record outside [0.95 min, 1.05 max] of the first; NaN if any is not known."""
-    first, last = (values.dropna("index", how="all").isel(record=record).values for record in (0, -1))
+    first, last = (values.isel(record=record).values for record in (0, -1))
     if not (np.isfinite(first).all() and np.isfinite(last).all()):
         return float("nan")
     low, high = (1 - MARGIN) * first.min(), (1 + MARGIN) * first.max()

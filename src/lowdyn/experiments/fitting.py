@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from lowdyn.data import ImageSet
 from lowdyn.observe import Tracker
@@ -26,12 +27,14 @@ def fit(
     generator: torch.Generator,
     rule: str = "sgd",
     weight_decay: float = 1e-4,
+    loss: str = "cross entropy",
     tracker: Tracker | None = None,
     on_epoch: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
-    """Train ``model`` by cross entropy in batches of 128, at a rate that falls from ``lr`` as a cosine to 0.
+    """Train ``model`` in batches of 128, at a rate that falls from ``lr`` as a cosine to 0; return the training curve.
 
-    ``rule`` is "sgd", with momentum 0.9, or "adam", both with coupled ``weight_decay``. Returns the training curve.
+    ``rule`` is "sgd", with momentum 0.9, or "adam", both with coupled ``weight_decay``. ``loss`` is "cross entropy", or
+    "squared error" to one-hot labels, the mean over classes and samples.
     """
     batches = Minibatches(inputs, labels, BATCH, generator)
     optimizer: torch.optim.Optimizer
@@ -45,10 +48,16 @@ def fit(
         batches,
         optimizer=optimizer,
         epochs=epochs,
+        loss=cross_entropy if loss == "cross entropy" else squared_error,
         scheduler=scheduler,
         tracker=tracker,
         on_epoch=on_epoch,
     )
+
+
+def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of (output − one-hot label)² over samples and classes."""
+    return mse_loss(outputs, one_hot(labels, outputs.shape[1]).to(outputs))
 
 
 def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:

@@ -31,18 +31,14 @@ def run(
     epochs: int,
     lr: float,
     generator: torch.Generator,
-    shuffled: bool = False,
 ) -> xr.Dataset:
     """Return the training curve and, of the last weight before the classifier, ``singular_values`` (record, index).
 
     ``record`` numbers the looks, ``record_step`` their updates. ``update_values`` (index) are the singular values of
-    W(T) − W(0). ``model`` is "linear" or "MLP" of ``depth`` weights, or "ViT" of ``depth`` blocks. ``shuffled`` trains
-    on permuted labels, which are learnt by heart.
+    W(T) − W(0). ``model`` is "linear" or "MLP" of ``depth`` weights, or "ViT" of ``depth`` blocks.
     """
     images = images.take(min(samples, len(images.labels)))
     inputs, labels = tensors(images)
-    if shuffled:
-        labels = labels[torch.randperm(len(labels), generator=generator)]
     network, penultimate = _built(model, images, width, depth, generator)
     read = weight_matrices(network, rf"^{penultimate}$")[penultimate]
     start = read().clone()
