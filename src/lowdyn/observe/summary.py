@@ -1,0 +1,91 @@
+"""The spectrum of one matrix in a few numbers: its top, its bulk, and three kinds of rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lowdyn.arguments import checked_count, checked_matrix
+from lowdyn.linalg import numerical_rank
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+ROWS = 4096  # of a tall matrix at a time in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What :func:`summarize` says of one matrix (out, in), float64.
+
+    ``values`` (k,) are the largest singular values, descending, k = min(top, out, in). ``bulk`` (5,) are the
+    minimum, the quartiles and the maximum of all the others, NaN when there are none. ``norm`` is ‖W‖_F;
+    ``numerical_rank`` counts σ_i > max(out, in)·eps·σ_1, eps that of the weight's own type; ``stable_rank`` is
+    ‖W‖_F²/σ_1²; ``effective_rank`` is exp(−Σ p_i ln p_i), p_i = σ_i/Σσ_j (Roy and Vetterli 2007). A matrix of
+    zeros has rank 0 of every kind.
+    """
+
+    shape: tuple[int, int]
+    values: Tensor
+    bulk: Tensor
+    norm: float
+    numerical_rank: int
+    stable_rank: float
+    effective_rank: float
+
+
+def summarize(matrix: Tensor, top: int = 16) -> Summary:
+    """Return the :class:`Summary` of a ``matrix`` (out, in) of any floating type, by exact singular values.
+
+    Computed in float64; a tall or wide matrix is first reduced to a triangle of its shorter side, a block of rows
+    at a time, so that no float64 copy of it is made. ValueError for NaN, infinity or an empty matrix.
+
+    >>> found = summarize(torch.diag(torch.tensor([4.0, 2.0, 2.0, 0.0])), top=1)
+    >>> found.values.tolist(), found.numerical_rank, found.stable_rank, round(found.effective_rank, 3)
+    ([4.0], 3, 1.5, 2.828)
+    """
+    checked_count("top", top)
+    matrix = checked_matrix("matrix", matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"summarize takes one matrix (out, in), got shape {tuple(matrix.shape)}")
+    rows, columns = matrix.shape
+    values = singular_values(matrix)
+    rest = values[top:]
+    bulk = torch.quantile(rest, rest.new_tensor(QUANTILES)) if len(rest) else rest.new_full((5,), torch.nan)
+    return Summary(
+        (rows, columns), values[:top], bulk, float(values.norm()), *ranks(values, rows, columns, matrix.dtype)
+    )
+
+
+def ranks(values: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[int, float, float]:
+    """Return the numerical, the stable and the effective rank of a matrix from all its singular ``values``.
+
+    ``dtype`` is what the matrix was stored in: its eps decides which values are rounding.
+
+    >>> ranks(torch.tensor([1.0, 1e-9]), 2, 2, torch.float32)[:2]
+    (1, 1.0)
+    """
+    if float(values[0]) == 0.0:
+        return 0, 0.0, 0.0
+    tolerance = max(rows, columns) * torch.finfo(dtype).eps
+    scaled = values / values[0]
+    shares = scaled / scaled.sum()
+    entropy = -float(torch.xlogy(shares, shares).sum())
+    numerical = numerical_rank(values, rows=rows, columns=columns, tolerance=tolerance)
+    return numerical, float(scaled.square().sum()), float(torch.tensor(entropy, dtype=torch.float64).exp())
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Return all singular values of ``matrix`` (out, in), descending, float64, exact to eps·σ_1.
+
+    >>> [round(value, 12) for value in singular_values(torch.ones(5000, 2)).tolist()]
+    [100.0, 0.0]
+    """
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+    if tall.shape[0] > 2 * tall.shape[1]:
+        # Orthogonal reductions keep the singular values; a Gram matrix would lose those below 1e-8 of the largest.
+        triangle = tall.new_zeros((0, tall.shape[1]), dtype=torch.float64)
+        for block in tall.split(ROWS):
+            _, triangle = torch.linalg.qr(torch.cat([triangle, block.to(torch.float64)]), mode="r")
+        tall = triangle
+    return torch.linalg.svdvals(tall.to(torch.float64))
