@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lowdyn.arguments import checked_count, checked_matrix
-from lowdyn.linalg import numerical_rank
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 ROWS = 4096  # of a tall matrix at a time in float64
@@ -50,29 +49,41 @@ def summarize(matrix: Tensor, top: int = 16) -> Summary:
         raise ValueError(f"summarize takes one matrix (out, in), got shape {tuple(matrix.shape)}")
     rows, columns = matrix.shape
     values = singular_values(matrix)
-    rest = values[top:]
-    bulk = torch.quantile(rest, rest.new_tensor(QUANTILES)) if len(rest) else rest.new_full((5,), torch.nan)
+    numerical, stable, effective = ranks(values, rows, columns, matrix.dtype)
     return Summary(
-        (rows, columns), values[:top], bulk, float(values.norm()), *ranks(values, rows, columns, matrix.dtype)
+        shape=(rows, columns),
+        values=values[:top],
+        bulk=bulk_of(values, top),
+        norm=float(values.norm()),
+        numerical_rank=int(numerical),
+        stable_rank=float(stable),
+        effective_rank=float(effective),
     )
 
 
-def ranks(values: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[int, float, float]:
-    """Return the numerical, the stable and the effective rank of a matrix from all its singular ``values``.
+def ranks(values: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the numerical, the stable and the effective rank (…) from all singular ``values`` (…, index).
 
     ``dtype`` is what the matrix was stored in: its eps decides which values are rounding.
 
-    >>> ranks(torch.tensor([1.0, 1e-9]), 2, 2, torch.float32)[:2]
-    (1, 1.0)
+    >>> [rank.item() for rank in ranks(torch.tensor([1.0, 1e-9]), 2, 2, torch.float32)[:2]]
+    [1, 1.0]
     """
-    if float(values[0]) == 0.0:
-        return 0, 0.0, 0.0
-    tolerance = max(rows, columns) * torch.finfo(dtype).eps
-    scaled = values / values[0]
-    shares = scaled / scaled.sum()
-    entropy = -float(torch.xlogy(shares, shares).sum())
-    numerical = numerical_rank(values, rows=rows, columns=columns, tolerance=tolerance)
-    return numerical, float(scaled.square().sum()), float(torch.tensor(entropy, dtype=torch.float64).exp())
+    largest = values[..., :1]
+    scaled = values / torch.where(largest > 0, largest, 1.0)
+    numerical = (scaled > max(rows, columns) * torch.finfo(dtype).eps).sum(dim=-1)
+    total = scaled.sum(dim=-1, keepdim=True)
+    shares = scaled / torch.where(total > 0, total, 1.0)
+    effective = torch.exp(-torch.xlogy(shares, shares).sum(dim=-1))
+    return numerical, scaled.square().sum(dim=-1), torch.where(largest[..., 0] > 0, effective, 0.0)
+
+
+def bulk_of(values: Tensor, top: int) -> Tensor:
+    """Return minimum, quartiles and maximum (…, 5) of the singular ``values`` (…, index) after the ``top`` first."""
+    rest = values[..., top:]
+    if not rest.shape[-1]:
+        return values.new_full((*values.shape[:-1], len(QUANTILES)), torch.nan)
+    return torch.quantile(rest, rest.new_tensor(QUANTILES), dim=-1).movedim(0, -1)
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -85,7 +96,7 @@ def singular_values(matrix: Tensor) -> Tensor:
     if tall.shape[0] > 2 * tall.shape[1]:
         # Orthogonal reductions keep the singular values; a Gram matrix would lose those below 1e-8 of the largest.
         triangle = tall.new_zeros((0, tall.shape[1]), dtype=torch.float64)
-        for block in tall.split(ROWS):
+        for block in torch.split(tall, ROWS):
             _, triangle = torch.linalg.qr(torch.cat([triangle, block.to(torch.float64)]), mode="r")
         tall = triangle
     return torch.linalg.svdvals(tall.to(torch.float64))
