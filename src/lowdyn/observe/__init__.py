@@ -2,10 +2,14 @@
 
 from lowdyn.observe.blocks import BlockStructure
 from lowdyn.observe.bounds import layerwise_bounds
+from lowdyn.observe.callbacks import trainer_callback
+from lowdyn.observe.matrices import weight_matrices
 from lowdyn.observe.metrics import LayerMetrics, layer_metrics
 from lowdyn.observe.moments import ClassMoments
+from lowdyn.observe.schedule import LogSpaced
 from lowdyn.observe.spectra import Spectra
 from lowdyn.observe.subspaces import ActiveSubspace, active_subspace, outside_share
+from lowdyn.observe.summary import summarize
 from lowdyn.observe.tracker import Tracker
 
 __all__ = [
@@ -13,10 +17,14 @@ __all__ = [
     "BlockStructure",
     "ClassMoments",
     "LayerMetrics",
+    "LogSpaced",
     "Spectra",
     "Tracker",
     "active_subspace",
     "layer_metrics",
     "layerwise_bounds",
     "outside_share",
+    "summarize",
+    "trainer_callback",
+    "weight_matrices",
 ]

@@ -8,7 +8,7 @@ that space, and the certificate for it is random: no method that sees W through 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,15 +86,21 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     """
     rows, columns = matrix.shape
     norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
-    if norm == 0.0:
+    if not 1e-12 < norm < 1e12:  # squares of float32 may have left its range
+        largest = float(matrix.abs().max())
+        if largest > 0.0:
+            found = enclose(matrix / largest, block, top, generator)
+            sized = {name: getattr(found, name) * largest for name in ("values", "bounds", "next_value", "norm")}
+            return replace(found, **sized)
         nothing = torch.zeros(top, dtype=torch.float64, device=matrix.device)
         left = torch.eye(rows, top, dtype=torch.float64, device=matrix.device)
-        return Enclosure(nothing, nothing, left, left[:columns], (math.pi / 2, math.pi / 2), 0.0, 0.0, True, block)
+        unknown = (math.pi / 2, math.pi / 2)
+        return Enclosure(nothing, nothing, left, left[:columns], unknown, 0.0, 0.0, True, block)
     space = _krylov(matrix, block, top, norm)
     core, coupling, ritz, vectors = space.core, space.coupling, space.ritz, space.vectors
     outside, probes = outside_bound(matrix, space.basis, norm, generator)
-    # The trace bounds every eigenvalue that is left over.
-    outside = min(outside, max(0.0, 1.0 - float(core.trace())))
+    # The trace bounds every eigenvalue that is left over; it is a difference, and its rounding counts in full.
+    outside = min(outside, max(0.0, 1.0 - float(core.trace())) + 64 * torch.finfo(matrix.dtype).eps)
     width = len(coupling)
     size = len(core)
     whole = outside * torch.eye(size + width).to(core)

@@ -97,13 +97,15 @@ class Followed:
             "exact": torch.ones_like(stable),
         }
         groups = groups_of(self.length, self.top)
-        for side, basis in zip(SIDES, (left, right_t.mT), strict=True):
+        for side, vectors in zip(SIDES, (left, right_t.mT), strict=True):
             # Beyond min(out, in) the longer side has a null space, whose singular value is 0.
             ends_open = (rows if side == "left" else columns) > self.length
             resolved = resolved_of(values, groups, open_end=ends_open)
             if self.bases is None and side not in self.references and step >= self.after:
-                self.references[side] = Reference(basis.to(weight.dtype) if self.warm else basis, resolved)
-            seen |= self._angles(side, basis, groups, resolved)
+                # Contiguous, as it would be after a resume: the layout decides the last digit of a product.
+                basis = vectors.to(weight.dtype if self.warm else torch.float64).contiguous()
+                self.references[side] = Reference(basis, resolved)
+            seen |= self._angles(side, vectors, groups, resolved)
             gap = gap_below(values, groups[0].stop, open_end=ends_open)
             seen[f"{side}_turn_bound"] = torch.asin((rounding[..., 0] / gap).clamp(max=1.0).nan_to_num(1.0))
         return seen

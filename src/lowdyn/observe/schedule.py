@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from lowdyn.arguments import checked_count, checked_number
 
@@ -58,8 +59,9 @@ class Budget:
     """Accounts of time: what was spent on looking, and what training took meanwhile, in seconds.
 
     A look is affordable when all looks so far and one more like the dearest of the last two come to at most ``share``
-    of the training time; so the first look, dearer than the others, is paid off before the second is taken. With no
-    ``share`` every look is, and the accounts are only kept.
+    of the training time, and training since the last look has earned one: so the first look, dearer than the others,
+    is paid off before the second is taken, and what it was dearer by is no credit for looks in a row. With no
+    ``share`` every look is affordable, and the accounts are only kept.
     """
 
     def __init__(self, share: float | None) -> None:
@@ -68,7 +70,9 @@ class Budget:
         self.limit = share
         self.spent = 0.0
         self.trained = 0.0
-        self.last: list[float] = []
+        self.looks = 0
+        self.recent: list[float] = []
+        self.paid_at = 0.0  # training time at the last look
 
     @property
     def share(self) -> float:
@@ -78,12 +82,30 @@ class Budget:
     def pay(self, seconds: float) -> None:
         """Enter the cost of a look."""
         self.spent += seconds
-        # What the first look costs says nothing of the others: it takes the references, and warms up.
-        self.last = [*self.last[-1:], seconds] if len(self.last) > 1 or self.last[:1] != [0.0] else [seconds]
+        self.looks += 1
+        self.paid_at = self.trained
+        # The first look takes the references; it says little of what the others cost.
+        self.recent = [seconds] if self.looks <= 2 else [self.recent[-1], seconds]
 
     def waiting(self, steps: int) -> int:
-        """Return how many more steps to train, at the pace of the last ``steps``, before a look is affordable."""
+        """Return how many more steps to train, at the pace of the ``steps`` so far, before a look is affordable."""
         if self.limit is None:
             return 0
-        missing = (self.spent + max(self.last, default=0.0)) / self.limit - self.trained
-        return 0 if missing <= 0 else max(1, math.ceil(missing * steps / self.trained)) if self.trained > 0 else 1
+        cost = max(self.recent, default=0.0)
+        missing = max(self.spent + cost, cost + self.limit * self.paid_at) / self.limit - self.trained
+        if missing <= 1e-9 * self.trained:
+            return 0
+        # Rounded down, and no further than twice the steps so far: the pace may change, as after a compilation.
+        pace = steps / self.trained if self.trained > 0 else 0.0
+        return min(max(1, int(missing * pace + 1e-9)), max(1, steps))
+
+    def state(self) -> dict[str, Any]:
+        """The accounts as plain numbers."""
+        names = ("spent", "trained", "looks", "recent", "paid_at")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the accounts that :meth:`state` returned."""
+        self.spent, self.trained = float(state["spent"]), float(state["trained"])
+        self.paid_at = float(state["paid_at"])
+        self.looks, self.recent = int(state["looks"]), [float(seconds) for seconds in state["recent"]]
