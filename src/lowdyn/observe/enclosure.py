@@ -56,11 +56,10 @@ class Enclosure:
 
 @dataclass(frozen=True, eq=False)
 class _Space:
-    """A basis P and WP, the core PᵀAP with its eigenpairs, descending, and what couples the last block to outside."""
+    """A basis P, WP, what couples its last block to the outside, and the eigenpairs of PᵀAP, descending."""
 
     basis: Tensor
     images: Tensor
-    core: Tensor
     coupling: Tensor
     ritz: Tensor
     vectors: Tensor
@@ -70,18 +69,18 @@ class _Space:
 def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator) -> Enclosure:
     """Enclose the ``top`` leading singular values of ``matrix`` (out, in), out ≥ in, starting from ``block`` (in, k).
 
-    With an orthonormal basis P of the block Krylov space of A = WᵀW (scaled by ‖W‖_F²), B = PᵀAP and R the part of AP
-    outside P, A is at most [[B, Rᵀ], [R, c·I]] for any c ≥ ‖W(I − PPᵀ)‖₂². So, for every i ≤ top,
+    With P the leading Ritz vectors in the block Krylov space of A = WᵀW, B = PᵀAP the diagonal of their values, and R
+    the part of AP outside P, A is at most [[B, Rᵀ], [R, c·I]] for any c ≥ ‖W(I − PPᵀ)‖₂². So, for every i ≤ top,
 
-        λ_i(B) ≤ σ_i² ≤ λ_i([[B, Rᵀ], [R, c·I]])
+        B_ii ≤ σ_i² ≤ λ_i([[B, Rᵀ], [R, c·I]])
 
-    where the right side is an eigenvalue problem of the size of P and a block. It is quadratic in R where a value lies
-    above c, and never worse than c. The bound holds for the i-th value, not just for some value near, because c comes
+    where the right side is an eigenvalue problem of three blocks' size. It is quadratic in R where a value lies above
+    c, and tends to c where none does. The bound holds for the i-th value, not just for some value near, because c comes
     from :func:`outside_bound`: it may be too small with probability 1e-9 a look over the draws of ``generator``, which
     are new every time and so independent of the matrix. Products are in the matrix's own precision u; their rounding
     is taken as a perturbation of W of norm 4√in·u·σ_1, the square-root law of Higham and Mary (2019), and is added.
 
-    Angles: with Ritz vectors V of the top values and residual R_V, sin θ ≤ ‖R_V‖/(λ_top(B) − λ⁺_{top+1}), λ⁺ the
+    Angles: with Ritz vectors V of the top values and residual R_V, sin θ ≤ ‖R_V‖/(B_top − λ⁺_{top+1}), λ⁺ the
     upper side above (Davis and Kahan 1970).
     """
     rows, columns = matrix.shape
@@ -96,23 +95,25 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
         left = torch.eye(rows, top, dtype=torch.float64, device=matrix.device)
         unknown = (math.pi / 2, math.pi / 2)
         return Enclosure(nothing, nothing, left, left[:columns], unknown, 0.0, 0.0, True, block)
+    width = block.shape[1]
     space = _krylov(matrix, block, top, norm)
-    core, coupling, ritz, vectors = space.core, space.coupling, space.ritz, space.vectors
-    outside, probes = outside_bound(matrix, space.basis, norm, generator)
+    # Of the space, the better half is told apart from the outside: it costs less, and hardly bounds worse.
+    ritz, mixed = space.ritz[: 2 * width], space.vectors[:, : 2 * width]
+    basis = space.basis @ mixed.to(matrix)
+    coupling = space.coupling @ mixed[-width:]
+    outside, probes = outside_bound(matrix, basis, norm, generator)
     # The trace bounds every eigenvalue that is left over; it is a difference, and its rounding counts in full.
-    outside = min(outside, max(0.0, 1.0 - float(core.trace())) + 64 * torch.finfo(matrix.dtype).eps)
-    width = len(coupling)
-    size = len(core)
-    whole = outside * torch.eye(size + width).to(core)
-    whole[:size, :size] = core
-    whole[size:, size - width : size] = coupling
-    whole[size - width : size, size:] = coupling.mT
+    outside = min(outside, max(0.0, 1.0 - float(ritz.sum())) + 64 * torch.finfo(matrix.dtype).eps)
+    size = len(ritz)
+    whole = torch.diag(torch.cat([ritz, ritz.new_full((width,), outside)]))
+    whole[size:, :size] = coupling
+    whole[:size, size:] = coupling.mT
     upper = torch.linalg.eigvalsh(whole).flip(-1).clamp(min=0.0)
     values = ritz[:top].clamp(min=0.0).sqrt()
     slack = 4 * math.sqrt(columns) * torch.finfo(matrix.dtype).eps / 2 * float(values[0])
     bounds = (upper[:top].sqrt() - values).clamp(min=0.0) + slack
     # Davis and Kahan, with rounding in the residual.
-    residual, gap = coupling @ vectors[-width:, :top], float(ritz[top - 1] - upper[top])
+    residual, gap = coupling[:, :top], float(ritz[top - 1] - upper[top])
     scaled = residual / torch.where(values > 0, values, 1.0)
     turned = tuple(
         math.asin(min(1.0, (float(torch.linalg.matrix_norm(part, 2)) * weight + slack * float(values[0])) / gap))
@@ -120,18 +121,17 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
         else math.pi / 2
         for part, weight in ((scaled, math.sqrt(outside)), (residual, 1.0))
     )
-    kept = space.basis @ vectors[:, : block.shape[1] - KEPT].to(matrix)
-    basis = space.images @ vectors[:, :top].to(matrix)
+    images = space.images @ mixed[:, :top].to(matrix)
     return Enclosure(
-        values * norm,
-        bounds * norm,
-        basis.to(torch.float64) / torch.where(values > 0, values, 1.0),
-        kept[:, :top].to(torch.float64),
-        (turned[0], turned[1]),
-        math.sqrt(max(0.0, float(ritz[top]))) * norm,
-        norm,
-        space.settled,
-        torch.linalg.qr(torch.cat([kept, probes], dim=1))[0],
+        values=values * norm,
+        bounds=bounds * norm,
+        left=images.to(torch.float64) / torch.where(values > 0, values, 1.0),
+        right=basis[:, :top].to(torch.float64),
+        turned=(turned[0], turned[1]),
+        next_value=math.sqrt(max(0.0, float(ritz[top]))) * norm,
+        norm=norm,
+        settled=space.settled,
+        block=torch.linalg.qr(torch.cat([basis[:, : width - KEPT], probes], dim=1))[0],
     )
 
 
@@ -146,7 +146,7 @@ def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float) -> _Space:
         direction, coupling = torch.linalg.qr(residual - space @ (space.mT @ residual))
         settled = len(changes) > 0 and _remaining(changes, ritz[-top:]) < AIM
         if settled or space.shape[1] == BLOCKS * block.shape[1]:
-            return _Space(space, images, core, coupling.to(core), ritz.flip(0), vectors.flip(1), settled)
+            return _Space(space, images, coupling.to(core), ritz.flip(0), vectors.flip(1), settled)
         # Where the residual was all rounding, it still lies in the space: cleaned once more, at unit length.
         direction = torch.linalg.qr(direction - space @ (space.mT @ direction))[0]
         fresh = matrix @ direction / norm
@@ -186,7 +186,9 @@ def outside_bound(matrix: Tensor, space: Tensor, norm: float, generator: torch.G
     now = now / math.sqrt(mass)
     diagonal: list[float] = []
     off: list[float] = [0.0]
+    blocks: list[Tensor] = []
     for _ in range(DEGREE):
+        blocks.append(now)
         image = matrix @ now / norm
         diagonal.append(_norm(image) ** 2)
         after = (image.mT @ matrix).mT / norm
@@ -195,9 +197,13 @@ def outside_bound(matrix: Tensor, space: Tensor, norm: float, generator: torch.G
         if off[-1] == 0.0:
             break
         before, now = now, after / off[-1]
-    directions = torch.linalg.svd(now - space @ (space.mT @ now), full_matrices=False)[0][:, :KEPT]
     jacobi = np.diag(diagonal) + np.diag(off[1:-1], 1) + np.diag(off[1:-1], -1)
-    largest = float(np.linalg.eigvalsh(jacobi)[-1])
+    points, weights = np.linalg.eigh(jacobi)
+    largest = float(points[-1])
+    # The block at the largest Ritz value: close to v vᵀΩ, v the direction that was missed if one was.
+    seen = sum(block * float(weight) for block, weight in zip(blocks[1:], weights[1:, -1], strict=True))
+    seen = seen + blocks[0] * float(weights[0, -1])
+    directions = torch.linalg.svd(seen - space @ (space.mT @ seen), full_matrices=False)[0][:, :KEPT]
     if off[-1] == 0.0:
         return largest, directions
     least = 2 * float(gammaincinv(PROBES / 2, FAILURE))
