@@ -59,9 +59,9 @@ def test_layers_are_chosen_by_a_pattern():
 
 
 def test_a_pattern_without_a_layer_is_refused_with_the_candidates():
-    with pytest.raises(ValueError, match=r"no linear layer matches 'attn': .* has hidden1, output; pass layers="):
+    with pytest.raises(ValueError, match=r"no weight matches 'attn': .* has hidden1, output; pass layers="):
         Spectra(layers="attn").begin(MLP((4, 4, 4), generator=seeded()))
-    with pytest.raises(ValueError, match="no linear layer at all"):
+    with pytest.raises(ValueError, match="no weight at all"):
         Spectra().begin(nn.ReLU())
 
 

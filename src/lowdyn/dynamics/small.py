@@ -95,9 +95,12 @@ class SmallNetwork:
         """
         if not 1 <= checked_count("layer", layer) <= self.depth:
             raise ValueError(f"layer must be 1 … {self.depth}, got {layer}")
-        core = torch.linalg.svdvals(self.core.weights[layer - 1])
+        return self.spread(layer, torch.linalg.svdvals(self.core.weights[layer - 1]), self.inert_scale)
+
+    def spread(self, layer: int, core: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``core`` values (…, k) and the sizes of the families' ``scales`` (…, families, depth) the same way."""
         there = [place for place, one in enumerate(self.inert) if one.passes or layer < self.depth]
-        values = torch.cat([core, self.inert_scale[..., there, layer - 1].abs()], dim=-1)
+        values = torch.cat([core, scales[..., there, layer - 1].abs()], dim=-1)
         return values, torch.tensor([1] * core.shape[-1] + [self.inert[place].dim for place in there])
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lowdyn.dynamics.small import SmallNetwork
 from lowdyn.linalg import principal_angles
-from lowdyn.observe.turning import Reference, groups_of, resolved_of, warn_of
+from lowdyn.observe.summary import QUANTILES, bulk_of, ranks
+from lowdyn.observe.turning import Reference, gap_below, groups_of, resolved_of, warn_of
 from lowdyn.trajectory import Record
 
 WIDEST = 20_000  # beyond it a record of every singular value is mostly copies of one number
@@ -37,8 +38,11 @@ class ReducedSpectraLook:
             "layer": [f"W{layer}" for layer in range(1, model.depth + 1)],
             "index": np.arange(max(self.ranks)),
             "part": ["leading", "middle", "trailing"],
+            f"{prefix}move": np.arange(min(top, max(self.ranks))),
+            "quantile": list(QUANTILES),
         }
         self.references: dict[str, Reference] = {}
+        self.start: tuple[list[Tensor], Tensor] | None = None
 
     def __call__(self, step: int) -> Record:
         """Return the record of the present core."""
@@ -46,9 +50,13 @@ class ReducedSpectraLook:
         values = np.full(shape, np.nan)
         angles = {side: np.full(shape, np.nan) for side in ("left", "right")}
         turns = {side: np.full((shape[0], 3), np.nan) for side in ("left", "right")}
+        if self.start is None and step >= self.reference:
+            self.start = [weight.clone() for weight in self.model.core.weights], self.model.inert_scale.clone()
+        rows = []
         for place, rank in enumerate(self.ranks):
             present, owners = self._values(place + 1, rank)
             values[place, :rank] = present
+            rows.append(self._rest(place + 1, present, shape[1]))
             if self.top:
                 for side in ("left", "right"):
                     one, parts = self._angles(place + 1, side, present, owners, step)
@@ -58,6 +66,10 @@ class ReducedSpectraLook:
         for side in ("left", "right"):
             record[f"{side}_angles"] = (("layer", "index"), angles[side])
             record[f"{side}_turn"] = (("layer", "part"), turns[side])
+        for name in rows[0]:
+            dims = {"move_values": (f"{self.prefix}move",), "move_bounds": (f"{self.prefix}move",)}
+            dims |= {"value_bounds": ("index",), "bulk": ("quantile",)}
+            record[name] = (("layer", *dims.get(name, ())), np.array([np.asarray(row[name]) for row in rows]))
         return {self.prefix + name: value for name, value in record.items()}
 
     def _values(self, layer: int, rank: int) -> tuple[Tensor, Tensor]:
@@ -70,6 +82,46 @@ class ReducedSpectraLook:
         owners = torch.nn.functional.pad(owners, (0, max(0, rank - len(owners))), value=-1)
         order = torch.sort(values, descending=True, stable=True).indices[:rank]
         return values[order], owners[order]
+
+    def _rest(self, layer: int, values: Tensor, longest: int) -> dict[str, Any]:
+        """What the record of the full network holds beside values and angles, of one layer."""
+        rows, columns = self.model.sizes[layer], self.model.sizes[layer - 1]
+        eps = max(rows, columns) * torch.finfo(torch.float64).eps
+        groups = groups_of(len(values), self.top)
+        numerical, stable, effective = ranks(values, rows, columns, self.model.core.weights[0].dtype)
+        lead, tail = groups[0].stop, values[self.top :]
+        rest = {
+            "value_bounds": np.pad(
+                np.full(len(values), eps * float(values[0])), (0, longest - len(values)), constant_values=np.nan
+            ),
+            "bulk": bulk_of(values, self.top),
+            "bulk_rms": float(tail.square().mean().sqrt()) if len(tail) else np.nan,
+            "numerical_rank": float(numerical),
+            "stable_rank": float(stable),
+            "effective_rank": float(effective),
+            "exact": 1.0,
+        }
+        for side, size in (("left", rows), ("right", columns)):
+            gap = gap_below(values, lead, open_end=size > len(values))
+            rest[f"{side}_turn_bound"] = torch.asin((eps * values[0] / gap).clamp(max=1.0).nan_to_num(1.0))
+        kept = min(self.top, longest)
+        moves = torch.full((kept,), torch.nan, dtype=torch.float64)
+        if self.start is None:
+            return rest | {"move_values": moves, "move_bounds": moves, "move_norm": np.nan, "outside_energy": np.nan}
+        # Active and inert directions stay what they are, so the move is one of the core and one of each scale.
+        cores, scales = self.start
+        values, counts = self.model.spread(
+            layer,
+            torch.linalg.svdvals(self.model.core.weights[layer - 1] - cores[layer - 1]),
+            self.model.inert_scale - scales,
+        )
+        every = values.to(torch.float64).repeat_interleave(counts).sort(descending=True).values
+        moves[: min(rows, columns)] = 0.0  # directions that the shape maps to zero do not move
+        moves[: len(every)] = every[:kept]
+        norm = float(every.norm())
+        outside = float(every[kept:].square().sum()) / norm**2 if norm > 0 else 0.0
+        bounds = torch.where(moves.isnan(), moves, eps * every[0])
+        return rest | {"move_values": moves, "move_bounds": bounds, "move_norm": norm, "outside_energy": outside}
 
     def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Tensor, Tensor]:
         sizes = self.model.sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowdyn.arguments import checked_count
+from lowdyn.arguments import checked_choice, checked_count, checked_number
 from lowdyn.dynamics.small import SmallNetwork
-from lowdyn.observe.matrices import select, weight_matrices
+from lowdyn.observe.enclosure import worthwhile
+from lowdyn.observe.following import Followed
+from lowdyn.observe.matrices import WeightMatrix, select, weight_matrices
 from lowdyn.observe.reduced import ReducedSpectraLook
-from lowdyn.observe.turning import Reference, against_active, against_reference, groups_of, resolved_of, warn_of
+from lowdyn.observe.summary import QUANTILES
+from lowdyn.observe.turning import warn_of
 from lowdyn.trajectory import Record
 
 Bases = Mapping[str, tuple[Tensor, Tensor]]
 PARTS = ("leading", "middle", "trailing")
+METHODS = ("auto", "exact", "warm")
+# Last dimension of each variable; those not named here have none but the layer.
+LAST = {
+    **dict.fromkeys(("singular_values", "value_bounds", "right_angles", "left_angles"), "index"),
+    **dict.fromkeys(("right_turn", "left_turn"), "part"),
+    **dict.fromkeys(("move_values", "move_bounds"), "move"),
+    "bulk": "quantile",
+}
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """Probe: singular values of each weight, and how far its singular subspaces have turned, by exact SVD.
+    """Probe: singular values of each weight, how far its singular subspaces have turned, and where it has moved.
 
-    ``layers`` is a pattern searched in the names of the linear layers (all of them by default). ``top``
+    ``layers`` is a pattern searched in the names of the weights (:func:`~lowdyn.observe.weight_matrices` says what
+    these are: linear layers, queries, keys and values, convolutions, …; all but embeddings by default). ``top``
     leading and as many trailing directions are followed one by one, those between them as one subspace.
     ``reference`` is the step whose singular vectors the angles are measured against (the first record at or
     after it), or a mapping from layer name to orthonormal bases (left, right) of active subspaces: then
@@ -36,15 +48,39 @@ class Spectra:
     What it records, all in float64 (``layer`` by name, ``index`` from 0, descending singular values; NaN where
     a layer has fewer than the longest; a dimension ``run`` in front for networks side by side):
 
-    - ``singular_values`` (layer, index)
+    - ``singular_values``, ``value_bounds`` (layer, index): σ̂_i, and a bound on abs(σ_i − σ̂_i)
     - ``right_angles``, ``left_angles`` (layer, index), radians: between v_i(t), u_i(t) and their reference;
       the middle indices share the largest principal angle of the middle subspace
     - ``right_turn``, ``left_turn`` (layer, part), radians: largest principal angle of the leading, middle and
-      trailing subspace
+      trailing subspace; ``right_turn_bound``, ``left_turn_bound`` (layer): how far the leading subspace that was
+      computed may lie from the true one, π/2 where that is not known
+    - ``move_values``, ``move_bounds`` (layer, move): the ``top`` singular values of W(t) − W(reference), which finds
+      leading and trailing movers alike, with their bounds; ``move_norm``, its Frobenius norm, and
+      ``outside_energy`` (layer), the share of its energy ‖·‖²_F outside the top. With bases, since the first record
+    - ``numerical_rank``, ``stable_rank``, ``effective_rank`` (layer), as :class:`~lowdyn.observe.summary.Summary`
+      has them; ``bulk`` (layer, quantile), quantiles of the values after the ``top``, and ``bulk_rms`` (layer)
+    - ``matrix`` (layer), a coordinate: how the parameter is read as a matrix, such as ``out x in·3·3``
+    - ``exact`` (layer): 1 for a record by SVD, 0 for a warm one
 
     A singular vector is defined only as well as its singular value stands apart: where the reference, or the
     present matrix, is degenerate (a gap below ``1e3·d·eps·σ_1``), the angle is NaN, and a degenerate
     reference gives a warning. An orthogonal start is degenerate through and through; take ``reference=1``.
+
+    ``method`` "exact" takes an SVD in float64 each time; its bound is max(out, in)·eps·σ_1, and a record costs
+    O(out·in·min(out, in)). "warm" does so at the first record and at the reference; between, for matrices whose
+    shorter side is at least 11·(top + 16), it refines the last record's subspace in a few products
+    (:func:`~lowdyn.observe.enclosure.enclose` has the method and the proof of its bound). Such a record gives the
+    ``top`` values, aimed at 1e-4 relative, their bounds, the leading angles, the top of the move, ``stable_rank``
+    and ``bulk_rms``; the rest is NaN. The bound is on the i-th value, not on some value near it: it fails, for all
+    values of a matrix together, with probability 1e-9 a record, over draws of the probe's own generator, and takes
+    rounding as 4√d·u·σ_1. It is quadratically small where a value stands above the bulk, and a few per cent of σ_1
+    within a flat bulk. Where it exceeds ``tolerance``·σ_1, or the values do not settle, the record is exact.
+    "auto" is "warm" except for the factors of a deep linear network, whose laws are checked to the last digit.
+
+    As soon as one layer is warm, ``index`` has the leading 0 … top − 1 and the trailing −top … −1, as Python counts.
+    A warm layer holds its start, its singular vectors at the reference and two narrow blocks: about three times the
+    weight's memory. Weights are read from parameters. One sharded over processes (FSDP2) is gathered, one
+    at a time, so every process must record at the same step.
 
     >>> from lowdyn import DeepLinearNetwork
     >>> net = DeepLinearNetwork.from_weights([[[3.0, 0.0], [0.0, 1.0]]])
@@ -58,9 +94,13 @@ class Spectra:
     top: int = 16
     reference: int | Bases = 0
     prefix: str = ""
+    method: str = "auto"
+    tolerance: float = 0.1
 
     def __post_init__(self) -> None:
         checked_count("top", self.top)
+        checked_choice("method", self.method, METHODS)
+        checked_number("tolerance", self.tolerance, at_least=0.0)
         if not isinstance(self.reference, Mapping):
             checked_count("reference", self.reference)
 
@@ -70,71 +110,92 @@ class Spectra:
             if isinstance(self.reference, Mapping) or self.layers is not None:
                 raise ValueError("of a reduced network Spectra records every layer, against a step")
             return ReducedSpectraLook(model, self.top, self.reference, self.prefix)
-        readers = weight_matrices(model, self.layers)
+        matrices = weight_matrices(model, self.layers)
         if isinstance(self.reference, Mapping):
-            for name in readers:
+            for name in matrices:
                 select(list(self.reference), f"^{re.escape(name)}$", "reference basis")
-        return SpectraLook(readers, self)
+        return SpectraLook(matrices, self)
 
 
 class SpectraLook:
-    """Spectra of one model; holds the reference subspaces once they are taken."""
+    """Spectra of one model; holds what the later looks are measured against."""
 
-    def __init__(self, readers: Mapping[str, Callable[[], Tensor]], probe: Spectra) -> None:
-        self.readers = readers
+    def __init__(self, matrices: Mapping[str, WeightMatrix], probe: Spectra) -> None:
         self.probe = probe
-        self.length = max(min(read().shape[-2:]) for read in readers.values())
+        self.followed = {name: _followed(name, matrix, probe) for name, matrix in matrices.items()}
+        self.length = max(one.length for one in self.followed.values())
+        self.compact = any(one.warm for one in self.followed.values())
+        top, prefix = probe.top, probe.prefix
+        self.moves = min(top, self.length)
+        # Dimensions whose length depends on ``top`` are the probe's own: two may follow different numbers.
+        self.dims = {"index": f"{prefix}index" if self.compact else "index", "move": f"{prefix}move"}
         self.coords: dict[str, Any] = {
-            "layer": list(readers),
-            "index": np.arange(self.length),
+            "layer": list(matrices),
+            "matrix": ("layer", [matrix.shown for matrix in matrices.values()]),
+            self.dims["index"]: np.r_[0:top, -top:0] if self.compact else np.arange(self.length),
             "part": list(PARTS),
+            self.dims["move"]: np.arange(self.moves),
+            "quantile": list(QUANTILES),
         }
-        self.references: dict[str, Reference] = {}
 
     def __call__(self, step: int) -> Record:
         """Return the record of the present weights."""
         columns: dict[str, list[np.ndarray]] = {}
-        for name, read in self.readers.items():
-            weight = read().to(torch.float64)
-            left, values, right_t = torch.linalg.svd(weight, full_matrices=False)
-            basis = {"right": right_t.mT, "left": left}
-            seen = {"singular_values": self._padded(values)}
-            for index, side in enumerate(("left", "right")):
-                angles, turns = self._angles(name, side, index, basis[side], values, weight.shape, step)
-                seen[f"{side}_angles"], seen[f"{side}_turn"] = self._padded(angles), turns.cpu().numpy()
-            for variable, column in seen.items():
-                columns.setdefault(variable, []).append(column)
-        warn_of(self.references.items())
-        runs = () if columns["singular_values"][0].ndim == 1 else ("run",)
+        for one in self.followed.values():
+            for variable, value in one(step).items():
+                columns.setdefault(variable, []).append(self._placed(variable, value).cpu().numpy())
+        warn_of(
+            (f"{name} {side}", reference)
+            for name, one in self.followed.items()
+            for side, reference in one.references.items()
+        )
+        runs = () if columns["exact"][0].ndim == 0 else ("run",)
+        last = {variable: (self.dims.get(dim, dim),) for variable, dim in LAST.items()}
         return {
             self.probe.prefix + variable: (
-                (*runs, "layer", "part" if variable.endswith("turn") else "index"),
-                np.stack(values, axis=-2),
+                (*runs, "layer", *last.get(variable, ())),
+                np.stack(values, axis=-2 if variable in LAST else -1),
             )
             for variable, values in columns.items()
         }
 
-    def _padded(self, values: Tensor) -> np.ndarray:
-        missing = self.length - values.shape[-1]
-        return torch.nn.functional.pad(values, (0, missing), value=torch.nan).cpu().numpy()
+    def _placed(self, variable: str, value: Tensor) -> Tensor:
+        """Put one layer's values where the longest layer's are, or its ends at the ends."""
+        dim = LAST.get(variable)
+        if dim not in ("index", "move"):
+            return value
+        top, length = self.probe.top, value.shape[-1]
+        if dim == "index" and self.compact:
+            leading = min(top, length)
+            trailing = min(top, length - leading)
+            gap = value.new_full((*value.shape[:-1], 2 * top - leading - trailing), torch.nan)
+            return torch.cat([value[..., :leading], gap, value[..., length - trailing :]], dim=-1)
+        wanted = self.length if dim == "index" else self.moves
+        return torch.nn.functional.pad(value, (0, wanted - length), value=torch.nan)
 
-    def _angles(
-        self, name: str, side: str, index: int, basis: Tensor, values: Tensor, shape: torch.Size, step: int
-    ) -> tuple[Tensor, Tensor]:
-        groups = groups_of(values.shape[-1], self.probe.top)
-        # Beyond min(out, in) the longer side has a null space, whose singular value is 0.
-        resolved = resolved_of(values, groups, open_end=shape[-2 + index] > values.shape[-1])
-        reference = self.probe.reference
-        if isinstance(reference, Mapping):
-            angles, turns = against_active(basis, reference[name][index].to(basis), groups)
-        else:
-            key = f"{name} {side}"
-            if key not in self.references and step >= reference:
-                self.references[key] = Reference(basis, resolved)
-            if key not in self.references:
-                unknown = torch.full_like(values, torch.nan)
-                return unknown, unknown.new_full((*values.shape[:-1], 3), torch.nan)
-            angles, turns = against_reference(basis, self.references[key].basis, groups)
-            then = self.references[key].resolved
-            resolved = (resolved[0] & then[0], resolved[1] & then[1])
-        return angles.masked_fill(~resolved[0], torch.nan), turns.masked_fill(~resolved[1], torch.nan)
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything later looks depend on, as tensors by name: references, starts, blocks, generators."""
+        return {
+            f"{place}.{key}": value
+            for place, one in enumerate(self.followed.values())
+            for key, value in one.state().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a :meth:`state_dict` of the same probe on the same model."""
+        for place, one in enumerate(self.followed.values()):
+            own = f"{place}."
+            one.restore({key.removeprefix(own): value for key, value in state.items() if key.startswith(own)})
+
+
+def _followed(name: str, matrix: WeightMatrix, probe: Spectra) -> Followed:
+    warm = probe.method == "warm" or (probe.method == "auto" and not matrix.exact)
+    bases = probe.reference[name] if isinstance(probe.reference, Mapping) else None
+    return Followed(
+        matrix,
+        probe.top,
+        after=0 if isinstance(probe.reference, Mapping) else probe.reference,
+        bases=bases,
+        warm=warm and worthwhile(matrix.shape, probe.top),
+        tolerance=probe.tolerance,
+    )

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count
-from lowdyn.trajectory import Probe, Recorder, coordinates, observations
+from lowdyn.observe.schedule import Budget, Every, Schedule
+from lowdyn.trajectory import Look, Probe, Record, Recorder, coordinates, plain_attributes
+
+OnRecord = Callable[[int, Record], object]
 
 
 class Tracker:
-    """Look at ``model`` through ``probes`` now (step 0), and again every ``every`` calls of :meth:`step`.
+    """Look at ``model`` through ``probes`` now (step 0), and again as training goes on, at calls of :meth:`step`.
+
+    ``every`` is a number of steps or a schedule, such as :class:`~lowdyn.observe.LogSpaced`. With a ``budget``,
+    such as 0.05, a look that is due is taken only once all looks, the first and dearest included, come to at most
+    that share of the training time, and left out otherwise; ``share`` is what they come to, measured, also in the
+    trajectory's attributes. On processes that share a sharded model (FSDP2), all agree when to look.
+    ``on_record(step, record)`` is called after each look, for a logger of one's own; ``record`` maps a variable's
+    name to its dimensions and array.
 
     The loop stays the user's own; ``trajectory`` is what was seen so far. Parameters are read, not hooked, and
-    the global random generator is not touched.
+    the global random generator is not touched. Wrong arguments, and a look that fails now, raise; a look that fails
+    later, for whatever reason, does not: it is left out, ``failures`` and the trajectory's attribute ``failed`` say at
+    which step and why, one warning is given, and training goes on.
 
     >>> from lowdyn import Spectra
     >>> tracker = Tracker(nn.Linear(3, 3), Spectra(top=1), every=2)
@@ -24,27 +44,175 @@ class Tracker:
     [0, 2, 4]
     """
 
-    def __init__(self, model: nn.Module, *probes: Probe, every: int = 100) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *probes: Probe,
+        every: int | Schedule = 100,
+        budget: float | None = None,
+        on_record: OnRecord | None = None,
+    ) -> None:
         if not probes:
             raise ValueError("a Tracker needs at least one probe, such as Spectra()")
-        self.every = checked_count("every", every, at_least=1)
+        self.every = every if hasattr(every, "due") else checked_count("every", every, at_least=1)
+        self.schedule: Schedule = every if not isinstance(every, int) else Every(every)
+        self.budget = Budget(budget)
+        self.on_record = on_record
         self.steps = 0
-        self._looks = [probe.begin(model) for probe in probes]
-        self._recorder = Recorder(coordinates(self._looks))
-        self.record()
+        self.failures: list[dict[str, Any]] = []
+        self._model = model
+        self._names = [type(probe).__name__ for probe in probes]
+        self._not_before = 0
+        self._since: float | None = None
+        began = perf_counter()
+        self._looks: list[Look] = [probe.begin(model) for probe in probes]
+        coordinates(self._looks)
+        self._recorders = [Recorder(look.coords) for look in self._looks]
+        # The first look may raise, and two probes that give the same variable are found out.
+        seen = [look(0) for look in self._looks]
+        names = [name for record in seen for name in record]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two probes record {', '.join(twice)}; give one of them a prefix")
+        for recorder, record in zip(self._recorders, seen, strict=True):
+            recorder.add(0, record)
+        self._tell(seen)
+        self._settle()
+        self.budget.pay(perf_counter() - began)
 
     def step(self) -> None:
-        """Count one update of the model, and record if it is time."""
+        """Count one update of the model, and record if it is time. Never raises."""
         self.steps += 1
-        if self.steps % self.every == 0:
-            self.record()
+        if self._since is None:
+            self._since = perf_counter()  # what passed between construction and training is neither
+        if self.steps >= self._not_before and self.schedule.due(self.steps):
+            self._settle()
+            waiting = self._waiting()
+            if waiting == 0:
+                self.record()
+                waiting = self._waiting()
+            self._not_before = self.steps + waiting
 
     def record(self) -> None:
-        """Record now, whatever the schedule; a step already recorded is left as it is."""
-        if self._recorder.steps[-1:] != [self.steps]:
-            self._recorder.add(self.steps, observations(self._looks, self.steps))
+        """Record now, whatever the schedule; a step already recorded is left as it is. Never raises."""
+        if any(recorder.steps[-1:] == [self.steps] for recorder in self._recorders):
+            return
+        self._settle()
+        began = perf_counter()
+        seen: list[Record | None] = []
+        for name, look, recorder in zip(self._names, self._looks, self._recorders, strict=True):
+            seen.append(self._attempt(name, look, self.steps))
+            if seen[-1] is not None:
+                self._attempt(name, recorder.add, self.steps, seen[-1])
+        self._tell(seen)
+        self._synchronize()
+        now = perf_counter()
+        self.budget.pay(now - began)
+        if self._since is not None:
+            self._since = now
+
+    @property
+    def share(self) -> float:
+        """Seconds spent on looking over seconds of training, so far; infinite before any training."""
+        self._settle()
+        return self.budget.share
 
     @property
     def trajectory(self) -> xr.Dataset:
-        """What was seen so far, over ``step`` (0 = before the first update)."""
-        return self._recorder.dataset({"every": self.every, "lowdyn": __version__})
+        """What was seen so far, over ``step`` (0 = before the first update); NaN where a look failed."""
+        parts = [recorder.dataset() for recorder in self._recorders]
+        merged = xr.merge(parts, join="outer", compat="equals", combine_attrs="drop")
+        attrs: dict[str, Any] = {"every": self.every if isinstance(self.every, int) else repr(self.every)}
+        if self.budget.limit is not None:
+            attrs |= {"budget": self.budget.limit, "share": self.share}
+        if self.failures:
+            attrs["failed"] = self.failures
+        return merged.assign_attrs(plain_attributes({**attrs, "lowdyn": __version__}))
+
+    def _attempt(self, name: str, look: Callable[..., Any], *arguments: Any) -> Any:
+        """Call, and return None after writing down why it failed."""
+        try:
+            return look(*arguments)
+        except Exception as error:
+            because = f"{type(error).__name__}: {error}"
+            if not self.failures:
+                self._warn(f"{name} failed at step {self.steps}, because {because}; training goes on without it")
+            self.failures.append({"step": self.steps, "probe": name, "because": because})
+            return None
+
+    def _warn(self, text: str) -> None:
+        try:
+            warnings.warn(text, stacklevel=2)
+        except Warning:
+            return  # made an error by a filter: it would end the training that it warns of
+
+    def _tell(self, seen: Sequence[Record | None]) -> None:
+        if self.on_record is not None:
+            whole = {name: value for record in seen if record is not None for name, value in record.items()}
+            self._attempt("on_record", self.on_record, self.steps, whole)
+
+    def _settle(self) -> None:
+        """Enter the training time that has passed."""
+        self._synchronize()
+        if self._since is not None:
+            now = perf_counter()
+            self.budget.trained += now - self._since
+            self._since = now
+
+    def _synchronize(self) -> None:
+        # Work that an accelerator has not done yet is training, and looking, all the same.
+        first = next(self._model.parameters(), None)
+        if first is not None and first.device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize(first.device)
+
+    def _waiting(self) -> int:
+        """Steps until a look is affordable; on processes that share a model, the most that any would wait."""
+        waiting = self.budget.waiting(self.steps)
+        first = next(self._model.parameters(), None)
+        if self.budget.limit is not None and first is not None and hasattr(first, "full_tensor"):
+            agreed = torch.tensor(waiting, device=first.device)
+            torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
+            waiting = int(agreed)
+        return waiting
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything as plain tensors by name, for a checkpoint of any kind (safetensors, torch.save)."""
+        self._settle()
+        records = [recorder.dataset() for recorder in self._recorders]
+        about = {
+            "steps": self.steps,
+            "not_before": self._not_before,
+            "failures": self.failures,
+            "accounts": self.budget.state(),
+            "probes": self._names,
+            "dims": [{str(name): list(map(str, value.dims)) for name, value in part.items()} for part in records],
+        }
+        # JSON as the bytes of a tensor: one flat mapping of tensors is what every format can hold.
+        state = {"about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)}
+        for place, (part, look) in enumerate(zip(records, self._looks, strict=True)):
+            for name in ("step", *part.data_vars):
+                state[f"{place}.record.{name}"] = torch.from_numpy(np.array(part[name].values))
+            held = look.state_dict() if hasattr(look, "state_dict") else {}
+            state |= {f"{place}.look.{name}": value.detach().contiguous().clone() for name, value in held.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a :meth:`state_dict`: same model, same probes; what was recorded since is dropped."""
+        about = json.loads(bytes(state["about"].tolist()))
+        if about["probes"] != self._names:
+            raise ValueError(f"this state is of the probes {about['probes']}, the tracker has {self._names}")
+        recorders = []
+        for place, (look, dims) in enumerate(zip(self._looks, about["dims"], strict=True)):
+            recorder = Recorder(look.coords)
+            columns = {name: state[f"{place}.record.{name}"].cpu().numpy() for name in ("step", *dims)}
+            for index, step in enumerate(columns["step"].tolist()):
+                recorder.add(step, {name: (tuple(dims[name][1:]), columns[name][index]) for name in dims})
+            recorders.append(recorder)
+            own = f"{place}.look."
+            held = {name.removeprefix(own): value for name, value in state.items() if name.startswith(own)}
+            if hasattr(look, "load_state_dict"):
+                look.load_state_dict(held)
+        self._recorders = recorders
+        self.steps, self._not_before, self.failures = about["steps"], about["not_before"], about["failures"]
+        self.budget.restore(about["accounts"])
+        self._since = None

@@ -20,6 +20,21 @@ class Reference:
         self.basis, self.resolved = basis, resolved
         self.told = False
 
+    PARTS = ("basis", "single", "parts", "told")
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything it holds, as tensors."""
+        values = (self.basis, *self.resolved, torch.tensor(self.told))
+        return dict(zip(self.PARTS, values, strict=True))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> Reference:
+        """Make again what :meth:`state` came from."""
+        basis, single, parts, told = (state[name] for name in cls.PARTS)
+        reference = cls(basis, (single, parts))
+        reference.told = bool(told)
+        return reference
+
     def news(self) -> bool:
         """Return once whether some directions are not defined."""
         told, self.told = self.told, True
@@ -56,6 +71,22 @@ def resolved_of(values: Tensor, groups: Groups, *, open_end: bool) -> tuple[Tens
     middle = groups[1]
     single[..., middle] = parts[..., 1:2].expand_as(single[..., middle])
     return single, parts
+
+
+def gap_below(values: Tensor, stop: int, *, open_end: bool) -> Tensor:
+    """Return the gap between the last of the first ``stop`` values and the next."""
+    if stop == 0:
+        return torch.full_like(values[..., 0], torch.inf)
+    if stop < values.shape[-1]:
+        return values[..., stop - 1] - values[..., stop]
+    return values[..., -1] if open_end else torch.full_like(values[..., 0], torch.inf)
+
+
+def leading_resolved(values: Tensor, following: float, error: float) -> tuple[Tensor, Tensor]:
+    """Return the same of ``values`` (top,) known to ``error``, ``following`` the next: nothing of the other parts."""
+    infinity = values.new_full((1,), torch.inf)
+    apart = -torch.diff(values, prepend=infinity, append=values.new_tensor([following])) > 10 * error
+    return apart[:-1] & apart[1:], torch.stack([apart[-1], *torch.zeros_like(apart[:2])])
 
 
 def against_reference(basis: Tensor, reference: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,229 @@
+"""The leading singular values of a large matrix from a warm block, enclosed from below and from above.
+
+A block of right singular vectors of an earlier look is a good start for the present matrix W. Its Krylov space for
+A = WᵀW gives Ritz values, which are never too large. What keeps a true value from being larger is a bound on W outside
+that space, and the certificate for it is random: no method that sees W through a few products can do without.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.special import gammaincinv
+from torch import Tensor
+
+EXTRA = 16  # columns of the block beyond those asked for: the gap to the next value sets the pace of convergence
+KEPT = 4  # of these, left by the probes: a direction that the block has missed enters through them
+BLOCKS = 7  # most blocks of the Krylov space
+AIM = 1e-4  # relative error of a value at which the space stops growing
+PROBES, DEGREE = 16, 5  # columns and products of the certificate
+FAILURE = 1e-9  # probability of its failing
+
+
+def worthwhile(shape: tuple[int, ...], top: int) -> bool:
+    """Whether a matrix is large enough for its Krylov space to be a small part of it, and cheaper than its SVD.
+
+    >>> worthwhile((1024, 384), 16), worthwhile((10, 1024), 16), worthwhile((2, 1024, 1024), 16)
+    (True, False, False)
+    """
+    return len(shape) == 2 and top > 0 and min(shape) >= (BLOCKS + 4) * (top + EXTRA)
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """The ``top`` singular values of a matrix (out, in), float64, with what is known about their error.
+
+    ``values`` (top,) are Ritz values, descending, ``left`` (out, top) and ``right`` (in, top) their vectors,
+    ``bounds`` (top,) satisfy |σ_i − values_i| ≤ bounds_i; ``turned`` are bounds, in radians, on the largest
+    principal angle between the spans of the computed and of the true leading vectors, left and right, π/2 where
+    nothing is known; ``next_value`` is the Ritz value after the last. ``settled`` says whether the values stopped
+    changing. ``norm`` is ‖W‖_F. ``block`` is where the next look begins.
+    """
+
+    values: Tensor
+    bounds: Tensor
+    left: Tensor
+    right: Tensor
+    turned: tuple[float, float]
+    next_value: float
+    norm: float
+    settled: bool
+    block: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """A basis P, WP, what couples its last block to the outside, and the eigenpairs of PᵀAP, descending."""
+
+    basis: Tensor
+    images: Tensor
+    coupling: Tensor
+    ritz: Tensor
+    vectors: Tensor
+    settled: bool
+
+
+def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator) -> Enclosure:
+    """Enclose the ``top`` leading singular values of ``matrix`` (out, in), out ≥ in, starting from ``block`` (in, k).
+
+    With P the leading Ritz vectors in the block Krylov space of A = WᵀW, B = PᵀAP the diagonal of their values, and R
+    the part of AP outside P, A is at most [[B, Rᵀ], [R, c·I]] for any c ≥ ‖W(I − PPᵀ)‖₂². So, for every i ≤ top,
+
+        B_ii ≤ σ_i² ≤ λ_i([[B, Rᵀ], [R, c·I]])
+
+    where the right side is an eigenvalue problem of three blocks' size. It is quadratic in R where a value lies above
+    c, and tends to c where none does. The bound holds for the i-th value, not just for some value near, because c comes
+    from :func:`outside_bound`: it may be too small with probability 1e-9 a look over the draws of ``generator``, which
+    are new every time and so independent of the matrix. Products are in the matrix's own precision u; their rounding
+    is taken as a perturbation of W of norm 4√in·u·σ_1, the square-root law of Higham and Mary (2019), and is added.
+
+    Angles: with Ritz vectors V of the top values and residual R_V, sin θ ≤ ‖R_V‖/(B_top − λ⁺_{top+1}), λ⁺ the
+    upper side above (Davis and Kahan 1970).
+    """
+    rows, columns = matrix.shape
+    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
+    if not 1e-12 < norm < 1e12:  # squares of float32 may have left its range
+        largest = float(matrix.abs().max())
+        if largest > 0.0:
+            found = enclose(matrix / largest, block, top, generator)
+            sized = {name: getattr(found, name) * largest for name in ("values", "bounds", "next_value", "norm")}
+            return replace(found, **sized)
+        nothing = torch.zeros(top, dtype=torch.float64, device=matrix.device)
+        left = torch.eye(rows, top, dtype=torch.float64, device=matrix.device)
+        unknown = (math.pi / 2, math.pi / 2)
+        return Enclosure(nothing, nothing, left, left[:columns], unknown, 0.0, 0.0, True, block)
+    width = block.shape[1]
+    space = _krylov(matrix, block, top, norm)
+    # Of the space, the better half is told apart from the outside: it costs less, and hardly bounds worse.
+    ritz, mixed = space.ritz[: 2 * width], space.vectors[:, : 2 * width]
+    basis = space.basis @ mixed.to(matrix)
+    coupling = space.coupling @ mixed[-width:]
+    outside, probes = outside_bound(matrix, basis, norm, generator)
+    # The trace bounds every eigenvalue that is left over; it is a difference, and its rounding counts in full.
+    outside = min(outside, max(0.0, 1.0 - float(ritz.sum())) + 64 * torch.finfo(matrix.dtype).eps)
+    size = len(ritz)
+    whole = torch.diag(torch.cat([ritz, ritz.new_full((width,), outside)]))
+    whole[size:, :size] = coupling
+    whole[:size, size:] = coupling.mT
+    upper = torch.linalg.eigvalsh(whole).flip(-1).clamp(min=0.0)
+    values = ritz[:top].clamp(min=0.0).sqrt()
+    slack = 4 * math.sqrt(columns) * torch.finfo(matrix.dtype).eps / 2 * float(values[0])
+    bounds = (upper[:top].sqrt() - values).clamp(min=0.0) + slack
+    # Davis and Kahan, with rounding in the residual.
+    residual, gap = coupling[:, :top], float(ritz[top - 1] - upper[top])
+    scaled = residual / torch.where(values > 0, values, 1.0)
+    turned = tuple(
+        math.asin(min(1.0, (float(torch.linalg.matrix_norm(part, 2)) * weight + slack * float(values[0])) / gap))
+        if gap > 0
+        else math.pi / 2
+        for part, weight in ((scaled, math.sqrt(outside)), (residual, 1.0))
+    )
+    images = space.images @ mixed[:, :top].to(matrix)
+    return Enclosure(
+        values=values * norm,
+        bounds=bounds * norm,
+        left=images.to(torch.float64) / torch.where(values > 0, values, 1.0),
+        right=basis[:, :top].to(torch.float64),
+        turned=(turned[0], turned[1]),
+        next_value=math.sqrt(max(0.0, float(ritz[top]))) * norm,
+        norm=norm,
+        settled=space.settled,
+        block=torch.linalg.qr(torch.cat([basis[:, : width - KEPT], probes], dim=1))[0],
+    )
+
+
+def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float) -> _Space:
+    """Grow the Krylov space of ``block`` until the ``top`` Ritz values settle, or it is ``BLOCKS`` blocks wide."""
+    space, fresh = block, matrix @ block / norm
+    images, core = fresh, _product(fresh, fresh)
+    ritz, vectors = torch.linalg.eigh(core)
+    changes: list[Tensor] = []
+    while True:
+        residual = (fresh.mT @ matrix).mT / norm
+        direction, coupling = torch.linalg.qr(residual - space @ (space.mT @ residual))
+        settled = len(changes) > 0 and _remaining(changes, ritz[-top:]) < AIM
+        if settled or space.shape[1] == BLOCKS * block.shape[1]:
+            return _Space(space, images, coupling.to(core), ritz.flip(0), vectors.flip(1), settled)
+        # Where the residual was all rounding, it still lies in the space: cleaned once more, at unit length.
+        direction = torch.linalg.qr(direction - space @ (space.mT @ direction))[0]
+        fresh = matrix @ direction / norm
+        space, images = torch.cat([space, direction], dim=1), torch.cat([images, fresh], dim=1)
+        across = _product(images, fresh)
+        core = torch.cat([torch.cat([core, across[: len(core)]], dim=1), across.mT])
+        before = ritz
+        ritz, vectors = torch.linalg.eigh(core)
+        changes.append((ritz[-top:] - before[-top:]).clamp(min=0.0))
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    return first.to(torch.float64).mT @ second.to(torch.float64)
+
+
+def _remaining(changes: list[Tensor], ritz: Tensor) -> float:
+    """Estimate the largest relative error left in σ when Ritz values of A changed so, as if geometrically."""
+    last = changes[-1]
+    if len(changes) > 1:
+        rate = torch.where(changes[-2] > 0, last / changes[-2], 0.0).clamp(max=0.9)
+        last = last * rate / (1 - rate)
+    return float((last / (2 * ritz.clamp(min=1e-6 * float(ritz[-1])))).max())
+
+
+def outside_bound(matrix: Tensor, space: Tensor, norm: float, generator: torch.Generator) -> tuple[float, Tensor]:
+    """Return c ≥ ‖W(I − PPᵀ)‖₂²/norm², but for a probability of 1e-9, and four directions large outside P.
+
+    P is ``space`` (in, m). Lanczos with the inner product of whole blocks, from a Gaussian block Ω of b columns, builds
+    the polynomials p_j orthonormal for the measure Σ_i ‖vᵢᵀΩ‖² δ(λ_i) over the eigenpairs of
+    (I − PPᵀ)A(I − PPᵀ). No point λ has more mass than 1/Σ_j p_j(λ)², the Christoffel function; the largest
+    eigenvalue's mass follows χ²_b, which falls below its 1e-9 quantile that rarely. So λ_1 is at most where the
+    two meet (in the spirit of Kuczyński and Woźniakowski 1992; Hochstenbach 2013).
+    """
+    probe = torch.randn(matrix.shape[1], PROBES, generator=generator, dtype=matrix.dtype).to(matrix.device)
+    now, before = probe - space @ (space.mT @ probe), torch.zeros_like(probe)
+    mass = _norm(now) ** 2
+    now = now / math.sqrt(mass)
+    diagonal: list[float] = []
+    off: list[float] = [0.0]
+    blocks: list[Tensor] = []
+    for _ in range(DEGREE):
+        blocks.append(now)
+        image = matrix @ now / norm
+        diagonal.append(_norm(image) ** 2)
+        after = (image.mT @ matrix).mT / norm
+        after = after - space @ (space.mT @ after) - diagonal[-1] * now - off[-1] * before
+        off.append(_norm(after))
+        if off[-1] == 0.0:
+            break
+        before, now = now, after / off[-1]
+    jacobi = np.diag(diagonal) + np.diag(off[1:-1], 1) + np.diag(off[1:-1], -1)
+    points, weights = np.linalg.eigh(jacobi)
+    largest = float(points[-1])
+    # The block at the largest Ritz value: close to v vᵀΩ, v the direction that was missed if one was.
+    seen = sum(block * float(weight) for block, weight in zip(blocks[1:], weights[1:, -1], strict=True))
+    seen = seen + blocks[0] * float(weights[0, -1])
+    directions = torch.linalg.svd(seen - space @ (space.mT @ seen), full_matrices=False)[0][:, :KEPT]
+    if off[-1] == 0.0:
+        return largest, directions
+    least = 2 * float(gammaincinv(PROBES / 2, FAILURE))
+
+    def exceeds(point: float) -> bool:
+        low, value = 0.0, 1 / math.sqrt(mass)
+        total = value**2
+        for place, centre in enumerate(diagonal):
+            low, value = value, ((point - centre) * value - off[place] * low) / off[place + 1]
+            total += value**2
+        return total * least >= 1.0
+
+    inside, beyond = largest, 2 * largest
+    while not exceeds(beyond):
+        beyond *= 2
+    for _ in range(40):
+        middle = (inside + beyond) / 2
+        inside, beyond = (inside, middle) if exceeds(middle) else (middle, beyond)
+    return beyond, directions
+
+
+def _norm(block: Tensor) -> float:
+    return float(torch.linalg.vector_norm(block, dtype=torch.float64))

@@ -1,0 +1,53 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lowdyn.trajectory import load
+from tests import spectra_on_ranks
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_global_changes"),
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes left behind."""
+    path = tmp_path_factory.mktemp("two")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, spectra_on_ranks.__file__, str(rank), str(path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_see_the_spectra_of_one(kind, folder):
+    expected = spectra_on_ranks.train().trajectory
+    for rank in range(2):
+        seen = load(folder / f"{kind}{rank}.nc")
+        assert seen["layer"].values.tolist() == expected["layer"].values.tolist() == ["hidden1", "output"]
+        assert seen["exact"].values.tolist() == [[1, 1], *[[0, 1]] * spectra_on_ranks.STEPS]
+        for name in expected.data_vars:
+            if not name.endswith(("angles", "turn", "turn_bound")):
+                np.testing.assert_allclose(seen[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+        # Vectors of a flat bulk turn by the rounding of the weights over a gap.
+        np.testing.assert_allclose(seen["left_turn"][:, 1], expected["left_turn"][:, 1], atol=1e-6)
+
+
+def test_processes_that_share_a_model_agree_when_to_look(folder):
+    assert (folder / "steps0").read_text() == (folder / "steps1").read_text()
