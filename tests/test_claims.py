@@ -15,7 +15,7 @@ import xarray as xr
 from lowdyn import trajectory
 from lowdyn.claims.claim import Check, all_claims, at_least, at_most, near, shown, verdict
 from lowdyn.claims.layerwise import decay, line_fit
-from lowdyn.data import load_images
+from lowdyn.data import DataMissing, load_images, load_set
 from lowdyn.experiments.experiment import Experiment, combine, each_cell
 
 CLAIMS = all_claims()
@@ -37,7 +37,7 @@ def run_once(name, seed, cells, controls):
         known = inspect.signature(experiment.run).parameters
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         breaking = {key: value for key, value in controls if key in known or open_ended}
-        given = {"images": load_images(experiment.images[-1])} if experiment.images else {}
+        given = data_of(experiment)
         runs = []
         for cell in experiment.plans["smoke"].cells[:cells]:
             settings = {**cell, **SMALL.get(name, {}), **breaking}
@@ -45,6 +45,16 @@ def run_once(name, seed, cells, controls):
             runs.append((settings, [experiment.run(**settings, **given, generator=generator)]))
         datasets[experiment.name] = combine(runs, [seed])
     return datasets
+
+
+def data_of(experiment):
+    """The last of an experiment's choices of data, which needs no data folder if any does."""
+    try:
+        if experiment.data:
+            return {"data": tuple(load_set(name) for name in experiment.data[-1])}
+        return {"images": load_images(experiment.images[-1])} if experiment.images else {}
+    except DataMissing as missing:
+        pytest.skip(str(missing))
 
 
 def judged(name, datasets):

@@ -37,17 +37,17 @@ def check(datasets: Datasets) -> list[Check]:
     """Judge LoRA's accuracy against full fine-tuning's, mean over seeds, and its share of the parameters."""
     ((_, data),) = each_cell(datasets[ADAPT_VIT.name])
     points = 100 * data["accuracy"]
-    behind = points.sel(method="lora") - points.sel(method="full")
-    share = data["trainable"].sel(method="lora") / data["parameters"]
+    behind = points.sel(tuning="lora") - points.sel(tuning="full")
+    share = data["trainable"].sel(tuning="lora") / data["parameters"]
     source = data.attrs.get("pretrained_on", "a checkpoint")
     checks = [
         at_least("accuracy of LoRA less that of full fine-tuning, points", behind.mean(), -0.5),
         at_most("parameters that LoRA trains, of all", share.max(), 0.02),
     ]
     for method, name in NAMES.items():
-        one = points.sel(method=method).values
+        one = points.sel(tuning=method).values
         spread = f" ± {one.std(ddof=1):.2f}" if len(one) > 1 else ""
-        trained, rate = (float(data[variable].sel(method=method).mean()) for variable in ("trainable", "lr"))
+        trained, rate = (float(data[variable].sel(tuning=method).mean()) for variable in ("trainable", "rate"))
         published = {"full": "99.07 %, 86.7 M", "lora": "98.97 %, 0.33 M", "adalora": "98.87 %, 0.33 M"}.get(
             method, "—"
         )
@@ -63,8 +63,8 @@ def draw(datasets: Datasets) -> Figure:
     ((_, data),) = each_cell(datasets[ADAPT_VIT.name])
     lines = []
     for method, name in NAMES.items():
-        points = 100 * data["accuracy"].sel(method=method).values
-        trained = float(data["trainable"].sel(method=method).mean())
+        points = 100 * data["accuracy"].sel(tuning=method).values
+        trained = float(data["trainable"].sel(tuning=method).mean())
         lines.append(Series(name, [trained], [np.mean(points)], low=[np.min(points)], high=[np.max(points)]))
     return curves(
         lines, x_label="trained parameters", y_label="test accuracy in %", log_x=True, title="Adapters of a ViT"

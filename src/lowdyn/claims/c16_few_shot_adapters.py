@@ -42,7 +42,7 @@ def check(datasets: Datasets) -> list[Check]:
     pooled = np.concatenate(list(gains.values()))
     error = pooled.std(ddof=1) / np.sqrt(len(pooled)) if len(pooled) > 1 else np.nan
     lower = [
-        float((data["update_rank"].sel(method=method)).mean())
+        float((data["update_rank"].sel(tuning=method)).mean())
         for method in ("deep_lora", baseline)
         for _, data in at_rank
     ]
@@ -70,18 +70,18 @@ def check(datasets: Datasets) -> list[Check]:
         scores = ", ".join(f"{NAMES[name]} {_mean_and_deviation(_of(data, name).values)}" for name in NAMES)
         before = _mean_and_deviation(data["before"].values)
         checks.append(shown(f"Spearman correlation with {samples} samples", f"{scores}; before {before}", "figure"))
-    rates = at_rank[0][1]["lr"].isel(seed=0)
-    chosen = ", ".join(f"{NAMES[name]} {float(rates.sel(method=name)):g}" for name in NAMES)
+    rates = at_rank[0][1]["rate"].isel(seed=0)
+    chosen = ", ".join(f"{NAMES[name]} {float(rates.sel(tuning=name)):g}" for name in NAMES)
     checks.append(shown("learning rates chosen", chosen, "1e-4 (BERT)"))
     return checks
 
 
 def _of(data: xr.Dataset, method: str) -> xr.DataArray:
-    return data["score"].sel(method=method)
+    return data["score"].sel(tuning=method)
 
 
 def _better(score: xr.DataArray) -> str:
-    return max(BASELINES, key=lambda method: float(score.sel(method=method).mean()))
+    return max(BASELINES, key=lambda method: float(score.sel(tuning=method).mean()))
 
 
 def _spread(cells: list[tuple[dict[str, object], xr.Dataset]], baseline: str) -> Check:

@@ -65,24 +65,24 @@ def run(
     data: tuple[ImageSet, ...],
     rank: int,
     pretrained: int,
-    pretraining_epochs: int,
+    pretraining_steps: int,
     adapted: int,
-    epochs: int,
+    steps: int,
     tested: int,
     generator: torch.Generator,
     lr: float | None = None,
 ) -> xr.Dataset:
-    """Return over ``method`` the test ``accuracy``, the number of ``trainable`` parameters and the rate ``lr``.
+    """Return over ``tuning`` the test ``accuracy``, the number of ``trainable`` parameters and the ``rate``.
 
-    ``pretrained`` images are seen ``pretraining_epochs`` times first (0: a checkpoint is read instead), then
-    ``adapted`` ones, a fifth of them set aside for the choice of rates, ``epochs`` times; ``tested`` at most judge.
+    ``pretraining_steps`` on ``pretrained`` images come first (0: a checkpoint is read instead), then ``steps`` on
+    ``adapted`` ones, a fifth of which is set aside for the choice of rates; ``tested`` at most judge.
     With ``lr`` every method takes that rate and none is chosen.
     ``parameters`` is the network's number of parameters, ``pretraining_accuracy`` what it reached before.
     """
     source, target, test = _parts(data, adapted, tested)
-    if pretraining_epochs:
+    if pretraining_steps:
         source = source.take(min(pretrained, len(source)))
-        model, reached = _pretrained(source, target.num_classes, pretraining_epochs, generator)
+        model, reached = _pretrained(source, target.num_classes, pretraining_steps, generator)
         statistics, rates = source.statistics, RATES
     else:
         model, reached = _checkpoint(target.num_classes, generator), float("nan")
@@ -97,18 +97,18 @@ def run(
         trials = []
         for rate in rates if lr is None else [lr]:
             own = torch.Generator().manual_seed(seed)  # the same order and start for every method and rate
-            steps = epochs * -(-kept // BATCH)
-            adaptation = _adapted(model, method, rank, steps, own)
             batches = Minibatches(inputs[learn], labels[learn], BATCH, own)
+            epochs = -(-steps // len(batches))
+            adaptation = _adapted(model, method, rank, epochs * len(batches), own)
             _train(adaptation, batches, rate, epochs)
             trials.append((_accuracy(adaptation.model, inputs[choose], labels[choose]), -rate, adaptation))
         _, negative, best = max(trials, key=lambda one: one[:2])
         rows.append((_accuracy(best.model, test_inputs, test_labels), best.trainable, -negative))
     accuracy, trainable, chosen = np.array(rows).T
     return xr.Dataset(
-        {"accuracy": ("method", accuracy), "trainable": ("method", trainable), "lr": ("method", chosen)}
+        {"accuracy": ("tuning", accuracy), "trainable": ("tuning", trainable), "rate": ("tuning", chosen)}
         | {"parameters": sum(one.numel() for one in model.parameters()), "pretraining_accuracy": reached},
-        coords={"method": list(METHODS)},
+        coords={"tuning": list(METHODS)},
         attrs={"data": target.name, "used": target.used, "sha256": target.sha256, "pretrained_on": source.name},
     )
 
@@ -139,7 +139,7 @@ def _tensors(images: ImageSet, statistics: tuple[Any, Any]) -> tuple[Tensor, Ten
     return rows.reshape(len(images), height, width, -1).permute(0, 3, 1, 2), torch.from_numpy(images.labels)
 
 
-def _pretrained(source: ImageSet, classes: int, epochs: int, generator: torch.Generator) -> tuple[Classifier, float]:
+def _pretrained(source: ImageSet, classes: int, steps: int, generator: torch.Generator) -> tuple[Classifier, float]:
     """Return a small ViT that has learnt ``source``, with a new head for ``classes``, and its accuracy there."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -152,7 +152,12 @@ def _pretrained(source: ImageSet, classes: int, epochs: int, generator: torch.Ge
         model = Classifier(ViTForImageClassification(config), size)
         head = nn.Linear(WIDTH, classes)
     batches = Minibatches(inputs, labels, BATCH, generator)
-    _train(Adaptation(model, lambda lr: [{"params": list(model.parameters()), "lr": lr}]), batches, 2e-3, epochs)
+    _train(
+        Adaptation(model, lambda lr: [{"params": list(model.parameters()), "lr": lr}]),
+        batches,
+        2e-3,
+        -(-steps // len(batches)),
+    )
     reached = _accuracy(model, inputs, labels)
     model.model.classifier = head
     return model, reached
@@ -208,10 +213,10 @@ ADAPT_VIT = Experiment(
     "adapt-vit",
     run,
     {
-        "smoke": Plan(grid(rank=2, pretrained=700, pretraining_epochs=10, adapted=300, epochs=6, tested=200, lr=1e-2)),
-        "quick": Plan(grid(rank=2, pretrained=6000, pretraining_epochs=5, adapted=1000, epochs=6, tested=2000)),
+        "smoke": Plan(grid(rank=2, pretrained=700, pretraining_steps=100, adapted=300, steps=30, tested=200, lr=3e-3)),
+        "quick": Plan(grid(rank=2, pretrained=6000, pretraining_steps=480, adapted=1000, steps=160, tested=2000)),
         "paper": Plan(
-            grid(rank=8, pretrained=0, pretraining_epochs=0, adapted=50_000, epochs=5, tested=10_000),
+            grid(rank=8, pretrained=0, pretraining_steps=0, adapted=50_000, steps=3000, tested=10_000),
             seeds=3,
             data=(("cifar10/train", "cifar10/test"),),
         ),
