@@ -1,4 +1,4 @@
-"""One of two processes that train a model together and track it; started by test_distributed.py."""
+"""One of two processes that train a model together and track it; started by test_spectra_ranks.py."""
 
 import sys
 from pathlib import Path

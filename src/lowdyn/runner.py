@@ -220,7 +220,8 @@ class Reproduction:
 
         DataMissing if none is found.
         """
-        choices = experiment.data or tuple((name,) for name in experiment.images)
+        together = experiment.plans[self.scale].data or experiment.data
+        choices = together or tuple((name,) for name in experiment.images)
         if not choices:
             return {}, []
         found = (choice for choice in choices if all(set_available(name, self.data_dir) for name in choice))
@@ -231,7 +232,7 @@ class Reproduction:
             if name not in self._sets:
                 self._sets[name] = load_set(name, self.data_dir, download=self.download)
         sets = [self._sets[name] for name in names]
-        return ({"data": tuple(sets)} if experiment.data else {"images": sets[0]}), sets
+        return ({"data": tuple(sets)} if together else {"images": sets[0]}), sets
 
 
 def _digests(sets: list[DataSet]) -> str | list[str] | None:

@@ -108,7 +108,8 @@ def update_rank(model: nn.Module, *, tolerance: float = 0.01) -> float:
         if isinstance(layer, DeepLoraLinear):
             first, last = collapsed(*layer.factors("default"))
         elif isinstance(layer, LoraLayer):
-            first, last = (one["default"].weight.detach().double() for one in (layer.lora_A, layer.lora_B))
+            pair: Any = (layer.lora_A["default"], layer.lora_B["default"])
+            first, last = (one.weight.detach().double() for one in pair)
         else:
             continue
         # σ(BA) = σ(R_B R_Aᵀ): the triangles of two thin QR factorizations.

@@ -16,10 +16,11 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of an experiment at one scale, each run with ``seeds`` seeds."""
+    """The cells of an experiment at one scale, each run with ``seeds`` seeds; ``data`` instead of the experiment's."""
 
     cells: tuple[Settings, ...]
     seeds: int = 1
+    data: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

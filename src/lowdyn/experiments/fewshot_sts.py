@@ -39,7 +39,7 @@ def run(
     generator: torch.Generator,
     lr: float | None = None,
 ) -> xr.Dataset:
-    """Return over ``method`` the Spearman correlation ``score``, the ``update_rank`` and the rate ``lr``.
+    """Return over ``tuning`` the Spearman correlation ``score``, the ``update_rank`` and the ``rate``.
 
     ``before`` is the score without training. With ``lr`` every method takes that rate and none is chosen.
     """
@@ -53,8 +53,8 @@ def run(
     score, ranks, rates = np.array(rows).T
     before, _ = _trained(train_pairs, judged, METHODS[0], samples, rank, 0, 0.0, seed)
     return xr.Dataset(
-        {"score": ("method", score), "update_rank": ("method", ranks), "lr": ("method", rates), "before": before},
-        coords={"method": list(METHODS)},
+        {"score": ("tuning", score), "update_rank": ("tuning", ranks), "rate": ("tuning", rates), "before": before},
+        coords={"tuning": list(METHODS)},
         attrs={"data": dev.name, "used": judged.used, "sha256": dev.sha256},
     )
 

