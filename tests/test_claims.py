@@ -15,14 +15,17 @@ import xarray as xr
 from lowdyn import trajectory
 from lowdyn.claims.claim import Check, all_claims, at_least, at_most, near, shown, verdict
 from lowdyn.claims.layerwise import decay, line_fit
-from lowdyn.data import load_images
+from lowdyn.data import load_images, load_set
 from lowdyn.experiments.experiment import Experiment, combine, each_cell
 
 CLAIMS = all_claims()
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run
 ATTRIBUTES = ("ID", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
 # The network of C1 at smoke scale takes seconds; these settings take a fraction of one.
-SMALL = {"C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60}}
+SMALL = {
+    "C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60},
+    "C14": {"samples": 256, "width": 48, "epochs": 3},
+}
 
 
 def smoke(name, seed=0, cells=None, **controls):
@@ -38,6 +41,8 @@ def run_once(name, seed, cells, controls):
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         breaking = {key: value for key, value in controls if key in known or open_ended}
         given = {"images": load_images(experiment.images[-1])} if experiment.images else {}
+        if experiment.data:
+            given = {"data": tuple(load_set(name) for name in experiment.data[-1])}
         runs = []
         for cell in experiment.plans["smoke"].cells[:cells]:
             settings = {**cell, **SMALL.get(name, {}), **breaking}
@@ -164,6 +169,36 @@ def test_progressive_features_need_the_labels():
     compresses, _ = judged("C1", smoke("C1"))
     assert compresses
     assert judged("C1", smoke("C1", shuffled=True)) == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("ten", "one", "expected"),
+    [(0.945, 0.934, [True, True]), (0.943, 0.93, [False, True]), (0.95, 0.945, [True, False])],
+)
+def test_low_rank_training_is_judged_by_its_accuracy(ten, one, expected):
+    accuracies = {"dense": 0.95, "r = 10": ten, "r = 1": one, "advised": 0.95}
+    (data,) = smoke("C14").values()
+    row = np.vectorize(accuracies.get)(data["variant"].values)
+    seen = changed(smoke("C14"), test_accuracy=lambda values: 0 * values + xr.DataArray(row, dims="cell"))
+    assert judged("C14", seen)[:4] == [*expected, True, True]  # the last is a time
+
+
+def test_low_rank_training_is_judged_by_its_costs():
+    dear = changed(smoke("C14"), parameters=lambda n: n * 4, peak_bytes=lambda n: n * 4, seconds=lambda n: n + 1e3)
+    assert judged("C14", dear)[2:] == [False, False, False]
+    unknown = changed(smoke("C14"), test_accuracy=lambda values: values * np.nan, seconds=lambda n: n * np.nan)
+    assert [judged("C14", unknown)[index] for index in (0, 1, 4)] == [False, False, False]
+
+
+def test_low_rank_training_meets_the_published_costs_at_the_published_width():
+    """Counts of width 2000 in a run of width 48: the limits are then the published ones, not only "less"."""
+    dense, ten = 9_594_010, 1_674_010
+    wide = {
+        name: data.assign_coords(width=("cell", [2000] * data.sizes["cell"])) for name, data in smoke("C14").items()
+    }
+    counts = {"dense_parameters": lambda n: 0 * n + dense, "parameters": lambda n: 0 * n + ten}
+    assert judged("C14", changed(wide, **counts))[2]
+    assert not judged("C14", changed(wide, **counts | {"parameters": lambda n: 0 * n + 0.2 * dense}))[2]
 
 
 def test_the_worst_seed_decides():

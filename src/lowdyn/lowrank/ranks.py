@@ -144,8 +144,8 @@ def advise_ranks(
         for name, values in moves.items():
             if energy_rank(values, share) == len(values) and len(values) <= min(matrix_of(sites[name].layer).shape):
                 raise ValueError(
-                    f"of the move of {name} the trajectory holds {len(values) - 1} values, with less than {share:g} of its "
-                    "energy; record more with Spectra(top=…), or pass the start as reference"
+                    f"of the move of {name} the trajectory holds {len(values) - 1} values, with less than {share:g} of "
+                    "its energy; record more with Spectra(top=…), or pass the start as reference"
                 )
     else:
         state = reference.state_dict() if isinstance(reference, nn.Module) else reference
