@@ -27,7 +27,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from lowdyn.linalg import energy_rank
+from lowdyn.arguments import checked_number
+from lowdyn.linalg import rank_of_energy
 from lowdyn.lowrank.pairs import matrix_of, worthwhile_rank
 from lowdyn.lowrank.sites import Site, layer_sites
 from lowdyn.lowrank.table import Table, ratio
@@ -135,6 +136,8 @@ def advise_ranks(
     >>> advice.ranks, advice.rank_pattern()
     ({'1': 1}, {'^1': 1})
     """
+    if not 0 < checked_number("share", share) <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share:g}")
     sites = layer_sites(model, keep_first_last=keep_first_last)
     names = select(list(sites), layers, "linear or convolutional layer")
     if isinstance(reference, xr.Dataset):
@@ -142,7 +145,7 @@ def advise_ranks(
             raise ValueError("a trajectory holds moves that are not rescaled; pass the start as reference instead")
         moves = _moves_of_trajectory(reference, names)
         for name, values in moves.items():
-            if energy_rank(values, share) == len(values) and len(values) <= min(matrix_of(sites[name].layer).shape):
+            if rank_of_energy(values, share) == len(values) and len(values) <= min(matrix_of(sites[name].layer).shape):
                 raise ValueError(
                     f"of the move of {name} the trajectory holds {len(values) - 1} values, with less than {share:g} of "
                     "its energy; record more with Spectra(top=…), or pass the start as reference"
@@ -192,7 +195,7 @@ def _moves_of_trajectory(trajectory: xr.Dataset, names: list[str]) -> dict[str, 
 def _advised(site: Site, move: Tensor, share: float) -> AdvisedLayer:
     matrix = matrix_of(site.layer)
     rows, columns = matrix.shape
-    rank, kept = energy_rank(move, share), site.obstacle
+    rank, kept = rank_of_energy(move, share), site.obstacle
     own = torch.linalg.svdvals(matrix.to(torch.float64))
     if rank == 0:
         kept = "it did not move"
