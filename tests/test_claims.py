@@ -15,7 +15,7 @@ import xarray as xr
 from lowdyn import trajectory
 from lowdyn.claims.claim import Check, all_claims, at_least, at_most, near, shown, verdict
 from lowdyn.claims.layerwise import decay, line_fit
-from lowdyn.data import load_images, load_set
+from lowdyn.data import load_images
 from lowdyn.experiments.experiment import Experiment, combine, each_cell
 
 CLAIMS = all_claims()
@@ -41,8 +41,9 @@ def run_once(name, seed, cells, controls):
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         breaking = {key: value for key, value in controls if key in known or open_ended}
         given = {"images": load_images(experiment.images[-1])} if experiment.images else {}
-        if experiment.data:
-            given = {"data": tuple(load_set(name) for name in experiment.data[-1])}
+        if experiment.data:  # names such as "digits/test"
+            splits = (name.partition("/") for name in experiment.data[-1])
+            given = {"data": tuple(load_images(name, split=split or "train") for name, _, split in splits)}
         runs = []
         for cell in experiment.plans["smoke"].cells[:cells]:
             settings = {**cell, **SMALL.get(name, {}), **breaking}

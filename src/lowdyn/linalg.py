@@ -51,24 +51,23 @@ def numerical_rank(values: Tensor, *, rows: int, columns: int, tolerance: float 
     return 0 if largest == 0.0 else int((values > tolerance * largest).sum())
 
 
-def rank_of_energy(values: Tensor, energy: float = 0.99) -> int:
-    """Return the smallest r whose r largest singular ``values`` (descending) hold the share ``energy`` of Σσ².
+def rank_of_energy(values: Tensor, share: float = 0.99) -> int:
+    """Return the smallest r whose r largest singular ``values`` (n,), descending, hold ``share`` of Σσ².
 
-    It is the rank of the best approximation with ‖A − A_r‖_F² ≤ (1 − energy)·‖A‖_F² (Eckart and Young); 0 for a
-    matrix of zeros.
+    It is the rank of the best approximation with ‖A − A_r‖_F² ≤ (1 − share)·‖A‖_F² (Eckart and Young); 0 where all
+    are zero. ValueError for a share outside [0, 1].
 
     >>> rank_of_energy(torch.tensor([3.0, 1.0, 0.1]), 0.99)
     2
     """
-    checked_number("energy", energy, at_least=0.0, below=math.nextafter(1.0, 2.0))
-    largest = values.to(torch.float64).max() if values.numel() else values.new_zeros(())
-    if float(largest) == 0.0:
+    if checked_number("share", share, at_least=0.0) > 1.0:
+        raise ValueError(f"share must be at most 1, got {share:g}")
+    largest = float(values.max()) if values.numel() else 0.0
+    if largest == 0.0:
         return 0
-    squares = (values.to(torch.float64) / largest).square()
-    # Summed from the smallest: what is left out is resolved even where it is below the rounding of the whole.
-    tails = squares.flip(-1).cumsum(-1).flip(-1)
-    lost = torch.cat([tails[1:], tails.new_zeros(1)])
-    return int((lost > (1 - energy) * tails[0]).sum()) + 1
+    # Of what is left over, not of what is held: 1 − share is then exact for shares near 1.
+    tails = (values.to(torch.float64) / largest).flip(0).square().cumsum(0).flip(0)
+    return int((tails > (1 - share) * tails[0]).sum())
 
 
 def orthonormal_basis(*blocks: Tensor, tolerance: float | None = None) -> Tensor:

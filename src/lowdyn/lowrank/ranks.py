@@ -30,7 +30,6 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from lowdyn.arguments import checked_number
 from lowdyn.linalg import rank_of_energy
 from lowdyn.lowrank.pairs import matrix_of, worthwhile_rank
 from lowdyn.lowrank.sites import Site, layer_sites
@@ -146,8 +145,8 @@ def advise_ranks(
     >>> advice.ranks, advice.rank_pattern()
     ({'1': 1}, {'^1': 1})
     """
-    if not 0 < checked_number("share", share) <= 1:
-        raise ValueError(f"share must be above 0 and at most 1, got {share:g}")
+    if share == 0:
+        raise ValueError("share must be above 0: no direction holds nothing")
     sites = layer_sites(model, keep_first_last=keep_first_last)
     names = select(list(sites), layers, "linear or convolutional layer")
     found: dict[str, ActiveSubspace] = {}

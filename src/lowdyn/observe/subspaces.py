@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowdyn.arguments import checked_count, checked_matrix, checked_number
+from lowdyn.arguments import checked_count, checked_matrix
 from lowdyn.linalg import rank_of_energy
 
 TOLERANCE = 1e-5  # largest departure from orthonormality that rounding explains, also in float32
@@ -85,9 +85,6 @@ def active_subspace(
     >>> moved.dimension, moved.scale, round(moved.outside(1), 12)
     (1, 0.5, 0.0)
     """
-    share = checked_number("share", share, at_least=0.0)
-    if share > 1.0:
-        raise ValueError(f"share must be at most 1, got {share:g}")
     dimension = None if dimension is None else checked_count("dimension", dimension)
     matrices = _matrices(weights)
     start = last = next(matrices)
@@ -96,7 +93,7 @@ def active_subspace(
     scale = _scale(last, _median(start)) if rescaled else 1.0
     left, values, right_t = torch.linalg.svd(last - scale * start, full_matrices=False)
     if dimension is None:
-        dimension = rank_of_energy(values, share) if share > 0 else 0
+        dimension = rank_of_energy(values, share)
     return ActiveSubspace(left, values, right_t.mT, min(dimension, len(values)), scale)
 
 
