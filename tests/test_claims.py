@@ -28,6 +28,7 @@ SMALL = {
     "C2": {"samples": 300, "width": 32, "epochs": 20},
     "C23": {"samples": 300, "width": 32, "epochs": 40},
     "C24": {"samples": 300, "width": 32, "epochs": 10},
+    "C14": {"samples": 256, "width": 48, "epochs": 3},
 }
 
 
@@ -250,6 +251,36 @@ def test_collapse_needs_the_labels():
     assert judged("C25", untrained) == [False] * 3
 
 
+@pytest.mark.parametrize(
+    ("ten", "one", "expected"),
+    [(0.945, 0.934, [True, True]), (0.943, 0.93, [False, True]), (0.95, 0.945, [True, False])],
+)
+def test_low_rank_training_is_judged_by_its_accuracy(ten, one, expected):
+    accuracies = {"dense": 0.95, "r = 10": ten, "r = 1": one, "advised": 0.95}
+    (data,) = smoke("C14").values()
+    row = np.vectorize(accuracies.get)(data["variant"].values)
+    seen = changed(smoke("C14"), test_accuracy=lambda values: 0 * values + xr.DataArray(row, dims="cell"))
+    assert judged("C14", seen)[:4] == [*expected, True, True]  # the last is a time
+
+
+def test_low_rank_training_is_judged_by_its_costs():
+    dear = changed(smoke("C14"), parameters=lambda n: n * 4, peak_bytes=lambda n: n * 4, seconds=lambda n: n + 1e3)
+    assert judged("C14", dear)[2:] == [False, False, False]
+    unknown = changed(smoke("C14"), test_accuracy=lambda values: values * np.nan, seconds=lambda n: n * np.nan)
+    assert [judged("C14", unknown)[index] for index in (0, 1, 4)] == [False, False, False]
+
+
+def test_low_rank_training_meets_the_published_costs_at_the_published_width():
+    """Counts of width 2000 in a run of width 48: the limits are then the published ones, not only "less"."""
+    dense, ten = 9_594_010, 1_674_010
+    wide = {
+        name: data.assign_coords(width=("cell", [2000] * data.sizes["cell"])) for name, data in smoke("C14").items()
+    }
+    counts = {"dense_parameters": lambda n: 0 * n + dense, "parameters": lambda n: 0 * n + ten}
+    assert judged("C14", changed(wide, **counts))[2]
+    assert not judged("C14", changed(wide, **counts | {"parameters": lambda n: 0 * n + 0.2 * dense}))[2]
+
+
 def test_the_worst_seed_decides():
     """One disturbed run among sound ones."""
     name, sound = "theorem-square", smoke("C5", cells=1)
@@ -377,3 +408,32 @@ def test_lines_are_fitted_as_numpy_does():
     assert slope == pytest.approx(fitted.deriv()(0.0))
     residual = values - fitted(np.arange(6))
     assert r_squared == pytest.approx(1 - residual.var() / values.var())
+
+
+# --- recovery -------------------------------------------------------------------------------------------------
+
+RECOVERY_BREAKING = {
+    "C9": {"recovery_error": lambda error: 0 * error + 1, "steps": lambda steps: -steps, "error": lambda e: 0 * e + 1},
+    "C11": {"error": lambda error: 0 * error + 1, "steps_to_1e_6": lambda steps: steps + 1e4 * steps["cell"]},
+    "C13": {"steps_to_1e_6": lambda steps: 0 * steps + 100},
+    "C26": {"steps_to_1e_3": lambda steps: steps + 1e4 * steps["cell"]},
+}
+
+
+@pytest.mark.parametrize("name", RECOVERY_BREAKING)
+def test_recovery_holds_and_every_check_of_it_can_fail(name):
+    assert all(judged(name, smoke(name)))
+    assert not any(judged(name, changed(smoke(name), **RECOVERY_BREAKING[name])))
+
+
+def test_a_run_that_does_not_recover_is_no_evidence():
+    for name, variable in (("C11", "steps_to_1e_6"), ("C26", "steps_to_1e_3")):
+        unknown = changed(smoke(name), **{variable: lambda steps: np.nan * steps})
+        assert not all(judged(name, unknown))
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1.0, [True, False]), (2.0, [False, True])])
+def test_the_cost_of_a_step_is_judged_by_its_exponent(power, expected):
+    # Times are not judged in a test; exponents of made-up ones are.
+    made_up = changed(smoke("C12"), step_seconds=lambda seconds: 0 * seconds + 1e-6 * seconds["size"] ** power)
+    assert judged("C12", made_up) == expected

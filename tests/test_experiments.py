@@ -14,9 +14,11 @@ import lowdyn.experiments
 from lowdyn import trajectory
 from lowdyn.data import IMAGE_SETS, load_images
 from lowdyn.dynamics import DivergenceError
-from lowdyn.experiments import evolution, heads, image_mlp, near_orthonormal, orthonormal, spectra, theorem
+from lowdyn.experiments import evolution, heads, image_mlp, lowrank_mlp, near_orthonormal, orthonormal, spectra, theorem
 from lowdyn.experiments.collapse import train_and_measure
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan, combine, each_cell, grid
+from lowdyn.lowrank import factorize
+from lowdyn.networks import MLP
 from lowdyn.report.results import is_simple_name
 from tests import oracles_features
 
@@ -326,3 +328,42 @@ def test_one_value_that_is_not_a_number_is_no_filling():
 def test_plans_are_frozen():
     with pytest.raises(AttributeError):
         Plan(grid(a=1)).seeds = 2
+
+
+# --- low-rank training ----------------------------------------------------------------------------------------
+
+
+def low_rank(variant, **options):
+    data = load_images("digits"), load_images("digits", split="test")
+    settings = {"width": 60, "samples": 256, "epochs": 3, "usps_epochs": 9, "lr": 1e-3} | options
+    return lowrank_mlp.run(data=data, variant=variant, generator=seeded(), **settings)
+
+
+def test_low_rank_variants_have_the_layers_they_say():
+    shapes = {variant: low_rank(variant) for variant in ("dense", "dense, one hidden layer less", "r = 20, 10")}
+    ends, layer = (64 * 60 + 60) + (60 * 10 + 10), 60 * 60 + 60
+    counts = {variant: data["parameters"].item() for variant, data in shapes.items()}
+    assert counts == {
+        "dense": ends + 2 * layer,
+        "dense, one hidden layer less": ends + layer,
+        "r = 20, 10": ends + 2 * 60 + 30 * 120,
+    }
+    assert shapes["r = 20, 10"]["rank"].values.tolist() == [[20, 10]]
+    assert all(data["dense_parameters"].item() == counts["dense"] for data in shapes.values())
+    assert shapes["dense"]["epoch"].values.tolist() == [1, 2, 3]
+
+
+def test_low_rank_runs_are_their_seed_but_for_the_clock():
+    first, again = (low_rank("advised").drop_vars(("seconds", "dense_seconds")) for _ in range(2))
+    xr.testing.assert_identical(first, again)
+    assert (first["rank"] > 0).all()
+
+
+def test_the_published_sizes_are_those_of_the_paper_scale():
+    plan = lowrank_mlp.LOWRANK_MLP.plans["paper"]
+    assert {cell["width"] for cell in plan.cells} == {2000}
+    assert [cell["variant"] for cell in plan.cells] == list(lowrank_mlp.VARIANTS)
+    assert plan.seeds == 3
+    model = MLP((784, 2000, 2000, 2000, 10), generator=seeded())
+    table = factorize(model, dict(zip(lowrank_mlp.PAIRS, lowrank_mlp.RANKS["r = 10"], strict=True)), generator=seeded())
+    assert table.parameters == (9_594_010, 1_674_010)

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from lowdyn import factorize
 from lowdyn.linalg import random_orthogonal
 from lowdyn.lowrank import merge
-from lowdyn.lowrank.pairs import drawn, is_pair, low_rank_pair, merged, truncated, worthwhile_rank
+from lowdyn.lowrank.pairs import drawn, is_pair, low_rank_pair, merged, projected, truncated, worthwhile_rank
 from lowdyn.networks import MLP
 from tests.cases import built, gaussian, seeded
 
@@ -61,6 +61,17 @@ def test_what_is_lost_is_what_eckart_and_young_say():
     assert_close((matrix - b @ a).square().sum() / matrix.square().sum(), torch.tensor(5 / 21, dtype=torch.float64))
     assert_close(b.mT @ b, a @ a.mT, rtol=1e-13, atol=1e-13)  # balanced
     assert_close((b.mT @ b).item(), 4.0)
+
+
+def test_the_projection_is_the_layer_on_the_subspace_and_nothing_off_it():
+    weight, active = gaussian(6, 9), random_orthogonal(9, 3, generator=seeded())
+    b, a, lost = projected(weight, active)
+    inside, outside = active @ gaussian(3, 4), gaussian(9, 4) - active @ (active.mT @ gaussian(9, 4))
+    assert_close(b @ (a @ inside), weight @ inside, rtol=1e-12, atol=1e-12)
+    assert_close(b @ (a @ outside), torch.zeros_like(b @ (a @ outside)), rtol=0, atol=1e-13)
+    assert_close(b.mT @ b, a @ a.mT, rtol=1e-12, atol=1e-12)
+    assert lost == pytest.approx(1 - float((weight @ active).square().sum() / weight.square().sum()))
+    assert projected(0 * weight, active)[2] == 0.0
 
 
 def test_a_zero_weight_stays_zero():
@@ -453,6 +464,25 @@ def test_models_that_cannot_be_operated_on_are_refused():
         factorize(nn.Sequential(nn.LazyLinear(4)), ranks=1)
     with pytest.raises(ValueError, match=r"no pair matches None: this model has no pair at all"):
         merge(mlp())
+
+
+def test_a_model_in_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", nn.Sequential)  # a real one needs a process group
+    with pytest.raises(ValueError, match="wrapped in DistributedDataParallel; factorize or merge it first"):
+        factorize(nn.Sequential(mlp()), ranks=3)
+    with pytest.raises(ValueError, match="wrapped in DistributedDataParallel; factorize or merge it first"):
+        merge(nn.Sequential(mlp()))
+
+
+def test_a_compiled_model_goes_on_with_its_pairs():
+    model = mlp()
+    compiled = torch.compile(model, backend="eager")
+    inputs = gaussian(4, 12)
+    compiled(inputs)
+    assert factorize(compiled, ranks=4).ranks == {"hidden2": 4}
+    assert_close(compiled(inputs), model(inputs))
+    assert merge(compiled) == ["hidden2"]
+    assert_close(compiled(inputs), model(inputs))
 
 
 def test_a_warning_when_little_is_factorized():

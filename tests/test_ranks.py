@@ -95,6 +95,25 @@ def test_the_advice_goes_into_factorize():
     assert factorize(model, advice).ranks == advice.ranks == {"hidden1": 1, "hidden2": 2, "hidden3": 2}
 
 
+def test_factorizing_by_advice_keeps_the_weight_on_the_inputs_that_learning_used():
+    model = moved()
+    weight, change = (
+        one.detach().clone() for one in (model.hidden2.weight, model.hidden2.weight - mlp().hidden2.weight)
+    )
+    advice = advise_ranks(model, mlp(), layers="hidden2")
+    (active,) = advice.active.values()
+    assert_close(active @ active.mT, torch.linalg.svd(change).Vh[:2].mT @ torch.linalg.svd(change).Vh[:2])
+    table = factorize(model, advice)
+    a, b = (part.weight for part in model.hidden2)
+    assert_close((b @ a).detach(), weight @ active @ active.mT, rtol=1e-11, atol=1e-12)
+    kept = float((weight @ active).square().sum() / weight.square().sum())
+    assert table.layers[0].energy_lost == pytest.approx(1 - kept)
+    other = moved()
+    factorize(other, advice.ranks)  # ranks alone: the truncated SVD
+    assert not torch.allclose(other.hidden2[0].weight, a)
+    assert advise_ranks(moved(), trajectory(moved(), 5)).active == {}
+
+
 def test_the_advice_goes_into_peft():
     peft = pytest.importorskip("peft")
     pattern = advise_ranks(moved(), mlp()).rank_pattern()
@@ -217,7 +236,8 @@ def test_a_reference_that_is_no_start_is_refused(reference, message):
 
 def test_arguments_are_checked():
     for arguments, message in (
-        ({"share": 1.5}, "share must be at most 1"),
+        ({"share": 1.5}, "share must be at most 1, got 1.5"),
+        ({"share": 0.0}, "share must be above 0"),
         ({"layers": "attn"}, "no linear or convolutional layer matches 'attn'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -79,11 +79,11 @@ def train_low_rank(
     """Train ``model`` dense under a Tracker, factorize it at the ranks that learning used, and train it on, in place.
 
     The steps are :func:`lowdyn.train` for ``warm_up_steps`` updates with ``warm_up_optimizer``,
-    :func:`lowdyn.advise_ranks` against the start, :func:`lowdyn.factorize` (the truncated SVD of the weights of that
-    moment), and :func:`lowdyn.train` for ``epochs`` with ``optimizer``. Optimizers are given as functions of the
-    parameters, since the second can be built only when the pairs are there; ``scheduler`` is a function of the second.
-    Let the warm-up be plain gradient descent, with momentum if you like: that is what the theory behind the advice is
-    about. The others are those of the functions named.
+    :func:`lowdyn.advise_ranks` against the start, :func:`lowdyn.factorize` by that advice, which keeps what the weights
+    do on the inputs that learning used, and :func:`lowdyn.train` for ``epochs`` with ``optimizer``. Optimizers are
+    given as functions of the parameters, since the second can be built only when the pairs are there; ``scheduler`` is
+    a function of the second. Let the warm-up be plain gradient descent, with momentum if you like: that is what the
+    theory behind the advice is about. The others are those of the functions named.
 
     ValueError, with the model trained so far, when no layer is worth a pair at the ranks advised.
 

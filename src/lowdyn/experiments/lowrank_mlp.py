@@ -117,12 +117,12 @@ def _accuracy(model: nn.Module, test: ImageSet, images: ImageSet) -> float:
 
 
 SMALL = [DENSE, "r = 1", "r = 10", ADVISED]
-MIDDLE = [DENSE, "r = 1", "r = 5", "r = 10", "r = 40", "r = 20, 10", ADVISED]
+MIDDLE = [DENSE, "r = 1", "r = 10", "r = 20, 10", ADVISED]
 LOWRANK_MLP = Experiment(
     "lowrank-mlp",
     run,
     {
-        "smoke": Plan(grid(variant=SMALL, width=128, samples=1500, epochs=40, usps_epochs=40, lr=3e-3)),
+        "smoke": Plan(grid(variant=SMALL, width=128, samples=1500, epochs=30, usps_epochs=30, lr=3e-3)),
         "quick": Plan(grid(variant=MIDDLE, width=256, samples=10_000, epochs=8, usps_epochs=12, lr=3e-3)),
         "paper": Plan(
             grid(variant=list(VARIANTS), width=2000, samples=60_000, epochs=20, usps_epochs=60, lr=1e-3), seeds=3

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowdyn.arguments import checked_count, checked_number
 from lowdyn.lowrank.cost import Loss, StepCost, step_costs
@@ -36,7 +36,7 @@ class FactorizedLayer:
     """A layer that was asked for: its rank as a pair, or why it was ``kept`` as it is.
 
     ``shape`` is (out, in) of the matrix, of a convolution (out, in · kernel height · kernel width). ``energy_lost`` is
-    the share of ‖W‖²_F that the truncation dropped, None where the factors were drawn. ``weights`` before and after
+    the share of ‖W‖²_F that was dropped, None where the factors were drawn. ``weights`` before and after
     count entries, which are also the multiply-adds for each sample (of a convolution: for each position of its output).
     """
 
@@ -112,9 +112,12 @@ def factorize(
     ``ranks`` is one rank for all; or a fraction f in (0, 1), the share of each layer's multiply-adds to keep,
     r = ⌊f · mn/(m + n)⌋, at least 1: the model's first and last layer (in the order of ``named_modules``) are then kept
     unless ``keep_first_last`` is False. Or it gives ranks by name, a mapping or a table of :func:`advise_ranks` or of
-    this function, and says itself which layers. ``layers`` is a pattern searched in the layers' names. The factors are
-    those of the truncated SVD of the present weight, singular values split evenly between them; with ``generator`` they
-    are drawn from scratch, of the size of torch's own start. The global generator is never touched.
+    this function, and says itself which layers. ``layers`` is a pattern searched in the layers' names.
+
+    The factors are those of the truncated SVD of the present weight, singular values split evenly between them; from an
+    advice that knows the subspace V that learning used, those of W V Vᵀ, which hardly changes what a model near its
+    start does; with ``generator`` they are drawn from scratch, of the size of torch's own start. The global generator
+    is never touched.
 
     A layer is replaced only where multiply-adds fall, r < mn/(m + n), and where the model goes on working: one that
     is tied to another, has hooks, is computed (weight_norm), grouped, a subclass, or half of a pair already, is kept;
@@ -144,10 +147,11 @@ def factorize(
     sites = layer_sites(model, keep_first_last=keep_first_last and not by_name)
     names = select(list(sites), layers, "linear or convolutional layer")
     asked = _ranks_by_name(ranks, {name: sites[name] for name in names}, list(sites))
+    active = getattr(ranks, "active", {})
     entries: list[FactorizedLayer] = []
     pairs: dict[str, nn.Sequential] = {}
     for name, rank in asked.items():
-        entry, pair = _entry(sites[name], rank, generator)
+        entry, pair = _entry(sites[name], rank, active.get(name), generator)
         entries.append(entry)
         if pair is not None:
             pairs[name] = pair
@@ -223,14 +227,16 @@ def _ranks_by_name(ranks: Any, sites: Mapping[str, Site], known: list[str]) -> d
     return dict.fromkeys(sites, checked_count("ranks", ranks, at_least=1))
 
 
-def _entry(site: Site, rank: int, generator: torch.Generator | None) -> tuple[FactorizedLayer, nn.Sequential | None]:
+def _entry(
+    site: Site, rank: int, active: Tensor | None, generator: torch.Generator | None
+) -> tuple[FactorizedLayer, nn.Sequential | None]:
     rows, columns = matrix_of(site.layer).shape
     size, kept = rows * columns, site.obstacle
     if kept is None and rank > worthwhile_rank(rows, columns):
         kept = f"rank {rank} saves nothing, at most {worthwhile_rank(rows, columns)} would"
     if kept is not None:
         return FactorizedLayer(site.name, (rows, columns), None, None, (size, size), kept), None
-    pair, lost = low_rank_pair(site.layer, rank, generator=generator)
+    pair, lost = low_rank_pair(site.layer, rank, active=active, generator=generator)
     after = rank * (rows + columns)
     energy = lost if generator is None else None
     return FactorizedLayer(site.name, (rows, columns), rank, energy, (size, after), None), pair

@@ -50,6 +50,25 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     return left[:, :rank] * root, root.unsqueeze(-1) * right_t[:rank], lost
 
 
+def projected(matrix: Tensor, active: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return B and A, balanced, in float64, with BA = W V Vᵀ, V = ``active`` (n, r) orthonormal, and what is lost.
+
+    W acts as before on the inputs in the span of V, and on no others: where V are the directions that learning used,
+    nearly all of what the layer does stays, though most of the random start's energy goes.
+
+    >>> b, a, lost = projected(torch.diag(torch.tensor([3.0, 4.0])), torch.tensor([[0.0], [1.0]]))
+    >>> (b @ a).tolist(), lost
+    ([[0.0, 0.0], [0.0, 4.0]], 0.36)
+    """
+    matrix, active = matrix.detach().to(torch.float64), active.to(matrix.device, torch.float64)
+    seen = matrix @ active
+    b, inner, _ = truncated(seen, active.shape[1])
+    a = inner @ active.mT
+    total = float(matrix.square().sum())
+    lost = float((matrix - seen @ active.mT).square().sum()) / total if total > 0 else 0.0
+    return b, a, lost
+
+
 def drawn(rows: int, columns: int, rank: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw B (m, r) and A (r, n), Gaussian, in float64, of equal expected norms.
 
@@ -65,13 +84,16 @@ def drawn(rows: int, columns: int, rank: int, *, generator: torch.Generator) -> 
     return math.sqrt(variance) * b, math.sqrt(variance * rows / columns) * a
 
 
-def low_rank_pair(layer: Layer, rank: int, *, generator: torch.Generator | None = None) -> tuple[nn.Sequential, float]:
+def low_rank_pair(
+    layer: Layer, rank: int, *, active: Tensor | None = None, generator: torch.Generator | None = None
+) -> tuple[nn.Sequential, float]:
     """Return two plain layers whose weights are W ≈ BA, A first, and the share of W's energy that is lost.
 
-    From the truncated SVD of the present weight (:func:`truncated`), or with ``generator`` drawn afresh
-    (:func:`drawn`), which loses all of it. A convolution becomes one of the same kernel, stride, padding and dilation
-    into ``rank`` channels, then a 1 x 1 one. The bias, the very parameter, goes with the second. Device, dtype, mode
-    and whether the weight learns stay. ValueError for a rank above min(m, n).
+    From the truncated SVD of the present weight (:func:`truncated`), or its part on ``active`` (in, rank)
+    (:func:`projected`), or with ``generator`` drawn afresh (:func:`drawn`), which loses all of it. A convolution
+    becomes one of the same kernel, stride, padding and dilation into ``rank`` channels, then a 1 x 1 one. The bias, the
+    very parameter, goes with the second. Device, dtype, mode and whether the weight learns stay. ValueError for a rank
+    above min(m, n).
 
     >>> layer = nn.Linear(20, 30)
     >>> pair, lost = low_rank_pair(layer, 4)
@@ -85,11 +107,13 @@ def low_rank_pair(layer: Layer, rank: int, *, generator: torch.Generator | None 
     rows, columns = matrix.shape
     if checked_count("rank", rank, at_least=1) > min(rows, columns):
         raise ValueError(f"rank {rank} is more than a weight of {rows} x {columns} has, {min(rows, columns)}")
-    if generator is None:
-        b, a, lost = truncated(matrix, rank)
-    else:
+    if generator is not None:
         b, a = drawn(rows, columns, rank, generator=generator)
         lost = 1.0
+    elif active is not None:
+        b, a, lost = projected(matrix, active)
+    else:
+        b, a, lost = truncated(matrix, rank)
     first: Layer
     second: Layer
     # On the meta device nothing is drawn: the global generator stays as it was.

@@ -8,7 +8,10 @@ uses, and the table has a number for each:
 - **To adapt** (PEFT): an update of rank r repeats M but for ``energy_lost``, exactly (Eckart and Young).
 - **To factorize and train on**: the pair has room for the directions that learn. What W(0) holds outside of them goes
   at once; from a small start that is next to nothing, at an ordinary one whether training does without is a matter of
-  measurement (claim C14), and ``energy_lost`` only says that the room suffices.
+  measurement (claim C14), and ``energy_lost`` only says that the room suffices. Which part of W stays matters too: soon
+  after the start the leading directions of W are W(0)'s own. ``factorize(model, advice)`` therefore keeps W V Vᵀ, V the
+  right singular vectors of M. (Width 512, FashionMNIST, 100 steps, rank 8 of two layers: the training loss goes from
+  0.51 to 0.57 by that, to 0.97 by the truncated SVD of W; three epochs later they are within 0.003.)
 - **To truncate without training on**: ``weight_energy_lost``, the share of W's own energy outside its leading r
   directions, is what counts. It is close to one where W is mostly W(0): then do not.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +35,7 @@ from lowdyn.lowrank.pairs import matrix_of, worthwhile_rank
 from lowdyn.lowrank.sites import Site, layer_sites
 from lowdyn.lowrank.table import Table, ratio
 from lowdyn.observe.matrices import plain_name, select
-from lowdyn.observe.subspaces import active_subspace
+from lowdyn.observe.subspaces import ActiveSubspace, active_subspace
 
 VALUES, NORM = "move_values", "move_norm"  # what Spectra records of W(t) − W(0)
 
@@ -44,7 +47,8 @@ class AdvisedLayer:
     ``shape`` is (out, in) of the matrix, of a convolution (out, in · kernel height · kernel width). ``energy_lost`` is
     the share of ‖W − W(0)‖²_F outside the leading ``rank`` directions, ``weight_energy_lost`` the share of ‖W‖²_F
     outside W's own. ``weights`` counts entries, which are also multiply-adds a sample, as it is and as a pair.
-    ``kept`` says why a pair is not advised, if it is not.
+    ``kept`` says why a pair is not advised, if it is not. ``active`` (in, rank) spans the inputs that the move reads,
+    its leading right singular vectors; None from a trajectory, which has values only.
     """
 
     name: str
@@ -54,6 +58,7 @@ class AdvisedLayer:
     weight_energy_lost: float
     weights: tuple[int, int]
     kept: str | None
+    active: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,11 @@ class RankAdvice(Table):
     def ranks(self) -> dict[str, int]:
         """Rank by name of the layers that are worth a pair."""
         return {layer.name: layer.rank for layer in self.layers if layer.kept is None}
+
+    @property
+    def active(self) -> dict[str, Tensor]:
+        """Orthonormal bases (in, rank), by name, of the inputs that learning used, where they are known."""
+        return {layer.name: layer.active for layer in self.layers if layer.active is not None}
 
     def rank_pattern(self) -> dict[str, int]:
         """Return the ranks of all layers that moved, as PEFT's ``rank_pattern``: a pattern for each name.
@@ -135,8 +145,11 @@ def advise_ranks(
     >>> advice.ranks, advice.rank_pattern()
     ({'1': 1}, {'^1': 1})
     """
+    if share == 0:
+        raise ValueError("share must be above 0: no direction holds nothing")
     sites = layer_sites(model, keep_first_last=keep_first_last)
     names = select(list(sites), layers, "linear or convolutional layer")
+    found: dict[str, ActiveSubspace] = {}
     if isinstance(reference, xr.Dataset):
         if rescaled:
             raise ValueError("a trajectory holds moves that are not rescaled; pass the start as reference instead")
@@ -150,15 +163,15 @@ def advise_ranks(
     else:
         state = reference.state_dict() if isinstance(reference, nn.Module) else reference
         starts = {plain_name(name): value for name, value in state.items()}
-        moves = {name: _move(sites[name], starts, rescaled) for name in names}
-    advised = tuple(_advised(sites[name], moves[name], share) for name in moves)
+        found = {name: _move(sites[name], starts, rescaled) for name in names}
+        moves = {name: move.values for name, move in found.items()}
+    advised = tuple(_advised(sites[name], moves[name], share, found.get(name)) for name in moves)
     if not any(layer.rank for layer in advised):
         raise ValueError(f"none of {', '.join(moves)} moved from the reference; pass the start, not the model of now")
     return RankAdvice(advised, share)
 
 
-def _move(site: Site, starts: Mapping[str, Tensor], rescaled: bool) -> Tensor:
-    """Return the singular values of a layer's move."""
+def _move(site: Site, starts: Mapping[str, Tensor], rescaled: bool) -> ActiveSubspace:
     start, weight = starts.get(f"{site.name}.weight"), matrix_of(site.layer)
     if start is None:
         raise ValueError(f"the reference has no {site.name}.weight; it has {', '.join(starts) or 'nothing'}")
@@ -167,7 +180,7 @@ def _move(site: Site, starts: Mapping[str, Tensor], rescaled: bool) -> Tensor:
             f"{site.name}.weight is {tuple(site.layer.weight.shape)}, in the reference {tuple(start.shape)}; "
             "pass the start of this very model"
         )
-    return active_subspace([start.flatten(start_dim=1).to(weight.device), weight], rescaled=rescaled).values
+    return active_subspace([start.flatten(start_dim=1).to(weight.device), weight], rescaled=rescaled)
 
 
 def _moves_of_trajectory(trajectory: xr.Dataset, names: list[str]) -> dict[str, Tensor]:
@@ -189,7 +202,7 @@ def _moves_of_trajectory(trajectory: xr.Dataset, names: list[str]) -> dict[str, 
     return moves
 
 
-def _advised(site: Site, move: Tensor, share: float) -> AdvisedLayer:
+def _advised(site: Site, move: Tensor, share: float, found: ActiveSubspace | None) -> AdvisedLayer:
     matrix = matrix_of(site.layer)
     rows, columns = matrix.shape
     rank, kept = rank_of_energy(move, share), site.obstacle
@@ -200,7 +213,14 @@ def _advised(site: Site, move: Tensor, share: float) -> AdvisedLayer:
         kept = f"at most rank {worthwhile_rank(rows, columns)} saves"
     lost, own_lost = (_beyond(values, rank) for values in (move, own))
     return AdvisedLayer(
-        site.name, (rows, columns), rank, lost, own_lost, (rows * columns, rank * (rows + columns)), kept
+        site.name,
+        (rows, columns),
+        rank,
+        lost,
+        own_lost,
+        (rows * columns, rank * (rows + columns)),
+        kept,
+        None if found is None or rank == 0 else found.right[:, :rank].clone(),
     )
 
 
