@@ -100,7 +100,7 @@ COMPLETION = Experiment(
     {
         "smoke": Plan(_ratios(True, **_setting(60, 2, 0.5, steps=18_000))),
         "quick": Plan(_ratios(True, **_setting(150, 3, 0.5, steps=18_000))),
-        "paper": Plan(_ratios(False, **_setting(1000, 5, 0.2, steps=30_000))),
+        "paper": Plan(_ratios(False, **_setting(1000, 5, 0.2, steps=30_000)), seeds=2),
     },
 )
 ESTIMATES = Experiment(

@@ -69,5 +69,5 @@ def _cells(size: int, rank: int, measurements: int, seeds: int, steps: int = 300
 SENSING = Experiment(
     "sensing",
     run,
-    {"smoke": _cells(30, 2, 400, 1), "quick": _cells(60, 3, 1000, 3), "paper": _cells(200, 5, 4000, 1)},
+    {"smoke": _cells(30, 2, 400, 1), "quick": _cells(60, 3, 1000, 1), "paper": _cells(200, 5, 4000, 1)},
 )
