@@ -93,9 +93,12 @@ class Checkpoints:
             seen = _Seen(part)
             replace_atomically(folder / name, seen)
             described[name] = {"sha256": seen.digest.hexdigest(), "bytes": seen.size}
-        sync_directory(folder.parent)  # the entry of a new folder
+        # What the manifest speaks of is on the disk before it is, the name of the folder included.
+        for place in (folder, folder.parent):
+            sync_directory(place)
         manifest = {"format": _FORMAT, "lowdyn": __version__, "step": step, "files": described}
         replace_atomically(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        sync_directory(folder)
         self.prune(step)
 
     def last(self) -> int | None:

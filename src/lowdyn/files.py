@@ -13,8 +13,7 @@ DRAFTS = ".*.tmp"  # pattern of the files that an interrupted replacement leaves
 def replace_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Write ``content`` to ``path`` so that a reader, or a crash, sees the old file or the new, never a part.
 
-    ``content`` is the whole of it or its parts in order, which are written as they come. When this returns, file
-    and directory entry are on the disk.
+    ``content`` is the whole of it or its parts in order, which are written as they come.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Opened by hand, not by tempfile: the file gets the permissions of any other file of the user.
@@ -28,11 +27,10 @@ def replace_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-    sync_directory(path.parent)
 
 
 def sync_directory(folder: Path) -> None:
-    """Put the names in ``folder`` on the disk: without it a crash may undo a replacement or a new folder."""
+    """Put the names in ``folder`` on the disk: without it a loss of power may undo a replacement or a new folder."""
     if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover - systems that open no directories
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
