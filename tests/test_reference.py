@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from lowdyn import DeepLinearNetwork, Descent, Spectra, gradient_descent, layer_metrics
 from lowdyn.networks import MLP
@@ -131,7 +132,9 @@ def test_a_completion_run_repeats_its_curves(name, prefix, rates, steps):
 def test_a_factorization_run_repeats_as_a_completion_of_everything(name, rates):
     run = stored("factorization_d100_r10")
     network = DeepLinearNetwork.from_weights(weights(run, "compressed_init_", 3))
-    problem, descent = Completion(run["target"], run["mask"]), Descent(run["step_size"].item(), factor_rates=rates)
+    everything = np.nonzero(run["mask"])
+    problem = Completion.from_sparse(sparse.coo_array((run["target"][everything], everything)))
+    descent = Descent(run["step_size"].item(), factor_rates=rates)
     trajectory = gradient_descent(network, problem, descent, 5000, every=100)
     assert_same_curve(trajectory["loss"].values, run[f"{name}_train_loss"])
 

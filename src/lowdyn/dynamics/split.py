@@ -63,7 +63,8 @@ def splits(part: Part) -> bool:
     if len(weights) < 2 or any(part.rectified):
         return False
     narrow = min(weight.shape[-2] for weight in weights[:-1])
-    return problem.targets is None or 4 * narrow <= min(problem.shape)
+    # Entry by entry a wide product is slower than as a matrix: at 20 % observed from about an eighth of the sides on.
+    return problem.targets is None or 8 * narrow <= min(problem.shape)
 
 
 class SplitLoop(Loop):

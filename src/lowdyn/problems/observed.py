@@ -120,7 +120,7 @@ class ObservedProducts:
         transposed = columns > rows if both else right
         if (transposed, both) not in self.plans:
             half = self.entries.by_column if transposed else self.entries.by_row
-            self.plans[transposed, both] = _Plan(half, both, self.blocks)
+            self.plans[transposed, both] = _Plan(half, both, self.blocks, self.entries.torch_dtype)
         plan, mine = self.plans[transposed, both], int(transposed)
         run = _parallel_pass if self.parallel else _pass
         threads = torch.get_num_threads()
@@ -143,7 +143,7 @@ class ObservedProducts:
 class _Plan:
     """The entries of one side's rows, cut into shares, and their room if they give ``both`` gradients."""
 
-    def __init__(self, half: sparse.csr_array, both: bool, blocks: tuple[int, ...]) -> None:
+    def __init__(self, half: sparse.csr_array, both: bool, blocks: tuple[int, ...], torch_dtype: torch.dtype) -> None:
         entries, (rows, columns) = len(half.data), half.shape
         # Sixteen entries for every place in the room, to make its clearing and summing cheap.
         shares = int(np.clip(entries // (16 * columns), 1, SHARES)) if both else SHARES
@@ -151,7 +151,10 @@ class _Plan:
         cuts[0], cuts[-1] = 0, rows
         self.pattern = (cuts, half.indptr, half.indices, half.data)
         self.squares = np.zeros(rows)
-        self.rooms = np.empty((shares, columns if both else 0, LANES * len(blocks)), dtype=half.dtype)
+        room = (columns if both else 0, LANES * len(blocks))
+        self.rooms = torch.empty(
+            shares, *room, dtype=torch_dtype
+        ).numpy()  # torch aligns to cache lines, numpy does not
 
 
 def observed_residual(entries: Entries, left: Tensor, right: Tensor) -> sparse.csr_array:
