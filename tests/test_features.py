@@ -109,6 +109,21 @@ def test_named_outputs_count_by_their_first_tensor():
     assert np.isfinite(metrics["nc4"]).all()
 
 
+def test_a_classifier_called_by_name_shows_its_input():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(input=torch.relu(self.hidden(x)))
+
+    model, (x, labels) = built(Named).double(), clusters()
+    metrics = layer_metrics(model, [(x, labels)], 3, collapse=True)
+    assert metrics["layer"].values.tolist() == ["input", "hidden", "head.input", "head"]
+    assert np.isfinite(metrics["nc3"].sel(layer="head.input"))
+
+
 def test_a_model_compiled_and_run_before_is_seen():
     model = MLP((5, 4, 3), generator=seeded())
     x, labels = clusters()

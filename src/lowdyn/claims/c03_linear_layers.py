@@ -59,6 +59,8 @@ def check(datasets: Datasets) -> list[Check]:
             np.max(probe.max(axis=1) - probe[:, :early].max(axis=1)),
             PROBE_MARGIN,
         ),
+        shown(f"D_l, l = 0 … {last}", settings_text(data["within_between_ratio"].mean("seed").values), "—"),
+        shown(f"discrimination, l = 0 … {last}", settings_text(data["class_discrimination"].mean("seed").values), "—"),
         shown(f"feature rank, l = 1 … {last}", settings_text(rank.mean(axis=0)), "908 → 922 → 710"),
         shown(f"probe accuracy, l = 0 … {last}", settings_text(probe.mean(axis=0)), "88.5 → 100 %"),
         shown("accuracy on the training images at the end", _accuracy(data), "—"),

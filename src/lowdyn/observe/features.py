@@ -70,7 +70,8 @@ def run_observed(
         stack.enter_context(_hooks(model, layers, inputs_of, show))
         stack.enter_context(_evaluation(model))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(map(_is_compiled, model.modules())):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         return _tensor(model(inputs.clone()))  # a copy: layers may work in place
 
 
@@ -133,6 +134,11 @@ def _tensor(output: Any) -> Tensor:
     return logits if isinstance(logits, Tensor) else output[0]
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile wraps the module, or was told to by ``module.compile()``."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
 @contextmanager
 def _hooks(
     model: nn.Module, layers: str | None, inputs_of: str | None, show: Callable[[str, Any], None]
@@ -152,7 +158,11 @@ def _hooks(
     ]
     if inputs_of is not None:
         name = f"{inputs_of}.input"
-        handles.append(modules[inputs_of].register_forward_pre_hook(lambda _module, inputs: show(name, inputs[0])))
+        handles.append(
+            modules[inputs_of].register_forward_pre_hook(
+                lambda _module, inputs, named: show(name, (*inputs, *named.values())[0]), with_kwargs=True
+            )
+        )
     try:
         yield
     finally:

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from lowdyn.observe.moments import ClassMoments, TotalMoments
 
-RIDGE = 1e-3
+# Times the mean variance. Few directions dominate deep features: with 1e-3 those that tell single classes apart count
+# for nothing, and the probe scores 0.87 where the network's own linear classifier scores 0.996 on the same features.
+RIDGE = 1e-6
 
 
 class LinearProbe:
     """Ridge regression of one-hot labels on features, fitted from what the accumulators hold.
 
-    With Σ = (1/N) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of width d, λ = 1e-3 · tr Σ/d and the columns c_k = (n_k/N)(z̄_k − z̄), a
+    With Σ = (1/N) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of width d, λ = 1e-6 · tr Σ/d and the columns c_k = (n_k/N)(z̄_k − z̄), a
     sample goes to the class with the largest (z − z̄)ᵀ(Σ + λI)⁻¹c_k + n_k/N. No seed enters and no feature is kept;
     samples of the fit count by their frequency.
 
