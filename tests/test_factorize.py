@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -250,6 +251,10 @@ def test_ranks_by_name_say_themselves_which_layers():
 
 def test_the_first_and_the_last_are_factorized_on_demand():
     assert factorize(mlp(), ranks=2, keep_first_last=False).ranks == {"hidden1": 2, "hidden2": 2, "output": 2}
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert factorize(mlp(), np.int64(2)).ranks == factorize(mlp(), np.float32(0.2)).ranks == {"hidden2": 2}
 
 
 def test_the_pattern_chooses():

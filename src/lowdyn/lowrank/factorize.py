@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 import torch
@@ -216,13 +217,13 @@ def _ranks_by_name(ranks: Any, sites: Mapping[str, Site], known: list[str]) -> d
         if not chosen:
             raise ValueError(f"ranks names {', '.join(ranks)}, layers= asks for {', '.join(sites)}: none is in both")
         return chosen
-    if isinstance(ranks, float):
+    if isinstance(ranks, Real) and not isinstance(ranks, Integral):
         fraction = checked_number("ranks, as a fraction,", ranks, at_least=0.0, below=1.0)
         if fraction == 0.0:
             raise ValueError("ranks, as a fraction, must be above 0, got 0.0")
         shapes = {name: matrix_of(site.layer).shape for name, site in sites.items()}
         return {name: max(1, math.floor(fraction * m * n / (m + n))) for name, (m, n) in shapes.items()}
-    if not isinstance(ranks, int) or isinstance(ranks, bool):
+    if not isinstance(ranks, Integral) or isinstance(ranks, bool):
         raise TypeError(f"ranks must be a rank, a fraction, or ranks by name, got {ranks!r}")
     return dict.fromkeys(sites, checked_count("ranks", ranks, at_least=1))
 

@@ -108,4 +108,4 @@ def _is_plain(weight: Tensor) -> bool:
 
 def _memory(parameter: Tensor) -> int:
     """Return what two tied parameters share: their memory, or on the meta device themselves."""
-    return parameter.data_ptr() or id(parameter)
+    return (parameter.data_ptr() if _is_plain(parameter) else 0) or id(parameter)
