@@ -87,7 +87,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         depth: int = 3,
         center: str = "bias",
         init_scale: float = 0.8,
-        discrepant_ratio: float = 10.0,
+        discrepant_ratio: float = 20.0,
         regularization: float = 0.5,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
