@@ -114,8 +114,8 @@ class Objective:
     def gradient(self, factors: Factors, penalty: Penalty) -> tuple[float, list[Values], list[Values]]:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
 
-        The rate of a row is half of one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j of that
-        row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
+        The rate of a row is half of one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j
+        of that row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
         """
         left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
         rank, core, tiny = self.rank, factors.core, np.finfo(self.dtype).tiny
