@@ -115,7 +115,7 @@ class Objective:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
 
         The rate of a row is half of one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j
-        of that row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
+        of that row, plus its decay. That of a core takes the rows on both sides of it as independent of what is seen.
         """
         left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
         rank, core, tiny = self.rank, factors.core, np.finfo(self.dtype).tiny
