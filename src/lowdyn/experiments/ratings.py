@@ -152,7 +152,7 @@ RATINGS = Experiment(
     {
         "smoke": _cells(100, 150, [1], 200),
         "quick": _cells(200, 300, [1, 2, 3, 4, 5], 200),
-        "paper": _cells(943, 1682, [1, 2, 3, 4, 5], 600),
+        "paper": _cells(943, 1682, [1, 2, 3, 4, 5], 400),
     },
     data=(("movielens_100k",),),
 )

@@ -33,7 +33,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     A network of ``depth`` factors is trained by gradient descent on the observed entries, from a spectral start, with
     rates, decay and number of iterations taken from the data. Inner factors are ``rank`` x ``rank``; descent with
     decay lets small singular values die, so ``rank`` is a ceiling. Memory is O(observed + (rows + columns) · rank).
-    Rescaling the matrix, or exchanging rows or columns, rescales or exchanges the result.
+    The unit of the values does not matter.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         depth: int = 3,
         center: str = "bias",
         init_scale: float = 0.8,
-        discrepant_ratio: float = 10.0,
+        discrepant_ratio: float = 20.0,
         regularization: float = 0.5,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,

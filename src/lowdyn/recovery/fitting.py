@@ -12,6 +12,7 @@ from lowdyn.recovery.observations import Observations, Values
 
 DELAY = 5  # momentum is t / (t + DELAY) after t steps: a memory that grows with the run and does not overshoot early
 GROWTH = 1.01  # an objective above so much of its lowest value means that the step was too large
+RECOVERY = 1.05  # of the step, after each that went well
 PATIENCE = 10  # iterations that may pass without a gain in the validation error
 GAIN = 1e-3  # relative; in PATIENCE iterations, less is none
 
@@ -29,7 +30,7 @@ class Fit:
 
 
 class _Descent:
-    """Nesterov steps; one that makes the objective grow is taken back, and all further ones are half as long."""
+    """Nesterov steps; one that makes the objective grow is taken back, and the next ones are half as long."""
 
     def __init__(self, objective: Objective, factors: Factors) -> None:
         self.objective = objective
@@ -65,6 +66,7 @@ class _Descent:
         if loss > self.last:  # uphill: the momentum is spent (O'Donoghue and Candès 2015)
             self.age = 0
         self.last, self.age = loss, self.age + 1
+        self.step = min(1.0, RECOVERY * self.step)
         if loss < self.lowest:
             self.lowest, self.safe = loss, self.arrays
         there: list[Values] = [one - self.step * r * g for one, r, g in zip(ahead, rates, gradients, strict=True)]
@@ -85,14 +87,17 @@ def fit_by_validation(
     """Descend until the error on ``held_out`` falls no longer; then with half the regularization, while that helps.
 
     ``penalty`` is a function of the regularization. An error of ``tol``, relative to the entries, is as good as none.
-    The fit returned is the best on the held-out entries; when the biases alone are as good, it is these.
+    The fit returned is the best on the held-out entries, or the biases alone where that is better than these by less
+    than one standard error of the difference.
     """
     rows, columns = held_out.rows, held_out.columns
 
-    def error(at: Factors) -> float:
-        return float(np.sqrt(np.mean((at.at(rows, columns) - held_out.values) ** 2, dtype=np.float64)))
+    def squares(at: Factors) -> Values:
+        return (at.at(rows, columns) - held_out.values).astype(np.float64) ** 2
 
-    alone = error(factors.without_product())
+    def error(at: Factors) -> float:
+        return float(np.sqrt(np.mean(squares(at))))
+
     run, fit = _Descent(objective, factors), Fit(factors, errors=[error(factors)], settled=False)
     lowest, schedule, level = fit.errors[0], list[float](), [fit.errors[0]]
     at_level = np.inf  # the lowest error when regularization was halved last
@@ -114,7 +119,8 @@ def fit_by_validation(
             at_level, regularization, level = lowest, regularization / 2, [lowest]
             schedule = list(fit.schedule)
             run.restart(fit.factors)
-    if not lowest < alone:
+    gains = squares(factors.without_product()) - squares(fit.factors)
+    if gains.mean() <= gains.std() / np.sqrt(len(gains)):
         fit.factors, fit.schedule, fit.biases_suffice = factors.without_product(), [], True
     return fit
 

@@ -114,8 +114,8 @@ class Objective:
     def gradient(self, factors: Factors, penalty: Penalty) -> tuple[float, list[Values], list[Values]]:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
 
-        The rate of a row is one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j of that
-        row, plus its decay. That of a core takes the rows on both of its sides as independent of what is observed.
+        The rate of a row is half of one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j
+        of that row, plus its decay. That of a core takes the rows on both sides of it as independent of what is seen.
         """
         left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
         rank, core, tiny = self.rank, factors.core, np.finfo(self.dtype).tiny
@@ -127,7 +127,8 @@ class Objective:
         decays = [decay * np.sqrt(counts)[:, None] for counts in self.counts]
         gradients = [by_left[:, :rank] @ core.T + decays[0] * left, by_right[:, :rank] + decays[1] * right]
         bounds = self._bounds(outer_left, outer_right)
-        rates = [1 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
+        # Half, because both sides of the product move at once.
+        rates = [0.5 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
         gradients += [by_left[:, rank] + ridge * factors.row_bias, by_right[:, rank + 1] + ridge * factors.column_bias]
         rates += [self.trained_biases / (2 * (np.maximum(counts, 1) + ridge)) for counts in self.counts]
 

@@ -31,7 +31,7 @@ class Spectrum:
     def of(cls, observations: Observations, rank: int, random_state: np.random.RandomState) -> Spectrum:
         """Return the spectrum of centred observations by randomized subspace iteration (deterministic for a state).
 
-        Twice the pair of values at the same seed is twice the spectrum. All zero gives values of zero.
+        Values that are all zero have a spectrum of zero.
         """
         from sklearn.utils.extmath import randomized_svd
 
