@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lowdyn import DeepLinearNetwork, Descent, Spectra, gradient_descent, reduce_network
 from lowdyn.dynamics import DivergenceError, invariant_frames, stable_lr
-from lowdyn.dynamics.chain import Part
+from lowdyn.dynamics.chain import Chain, Part
 from lowdyn.dynamics.split import splits
 from lowdyn.networks import MLP, narrowest_split, normal, product_of
 from lowdyn.problems import Completion, Factorization, low_rank_target
@@ -121,6 +121,11 @@ def test_threads_change_no_bit(shape):
         loss = products.compute()
         results.append((loss, products.left_gradient, products.right_gradient))
         assert len(next(iter(products.plans.values())).rooms) > 1  # there is something to share
+    left, right = products.left, products.right
+    residual = problem.dense().residual(left @ right)
+    expected = (float(residual.square().sum()) / 2, residual @ right.mT, left.mT @ residual)
+    for found, exact in zip(results[0], expected, strict=True):
+        assert_close(found, exact, rtol=1e-11, atol=1e-11)
     for other in results[1:]:
         assert other[0] == results[0][0]
         assert torch.equal(other[1], results[0][1])
@@ -266,6 +271,20 @@ def test_frozen_outer_factors_stay_to_the_bit_and_cost_no_gradient():
     gradient_descent(network, problem, descent, 10)
     moved = [not torch.equal(one, two) for one, two in zip(before, network.weights, strict=True)]
     assert moved == [False, True, True, False]
+
+
+@pytest.mark.parametrize("sizes", [(12, 2, 2, 12), (12, 12, 12, 12)], ids=["split", "matrices"])
+@pytest.mark.parametrize(("rates", "trained"), [((0, 1, 0), 1), ((0, 0, 1), 1), ((1, 0, 0), 1), ((0, 0, 0), 0)])
+def test_only_factors_that_train_are_updated(monkeypatch, sizes, rates, trained):
+    updated, update = [], Chain._update
+    monkeypatch.setattr(Chain, "_update", lambda self, *given: updated.append(update(self, *given)))
+    network = DeepLinearNetwork(sizes, 0.5, generator=seeded())
+    before = [weight.clone() for weight in network.weights]
+    problem = both_forms(12, 12)[sizes[1] < 12]
+    gradient_descent(network, problem, Descent(0.5, factor_rates=rates), 5)
+    assert len(updated) == 5 * trained
+    for weight, start, rate in zip(network.weights, before, rates, strict=True):
+        assert torch.equal(weight, start) == (rate == 0)
 
 
 def test_rows_and_columns_without_entries_keep_their_factors():
