@@ -81,6 +81,28 @@ def test_zeros():
     assert found.values.tolist() == found.bounds.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused(value):
+    matrix = SPECTRA["flat"].float()
+    matrix[3, 4] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        enclose(matrix, cold().float(), TOP, seeded())
+
+
+def test_values_beyond_the_squares_of_float32():
+    matrix = 1e25 * SPECTRA["spiked"].float()
+    found = enclose(matrix, cold().float(), TOP, seeded())
+    np.testing.assert_allclose(found.values, torch.linalg.svdvals(matrix.double())[:TOP], rtol=1e-4)
+
+
+def test_a_block_that_is_its_own_image():
+    # Residuals of nothing but zeros: the space must not be filled with what is in it already.
+    matrix = torch.diag(torch.arange(COLUMNS, 0.0, -1.0, dtype=torch.float64))
+    found = enclose(matrix, torch.eye(COLUMNS, WIDTH, dtype=torch.float64), TOP, seeded())
+    np.testing.assert_allclose(found.values, [COLUMNS, COLUMNS - 1], rtol=1e-12)
+    np.testing.assert_allclose(found.block.T @ found.block, np.eye(WIDTH), atol=1e-12)
+
+
 def test_a_run_of_perturbations_stays_enclosed():
     matrix, block, generator = SPECTRA["flat"].float(), cold().float(), seeded()
     rise = torch.outer(*(random_orthogonal(d, 1, generator=seeded(d))[:, 0] for d in (ROWS, COLUMNS))).float()

@@ -391,3 +391,24 @@ def test_a_state_of_other_probes_is_refused():
     state = Tracker(model(), Counter()).state_dict()
     with pytest.raises(ValueError, match=r"of the probes \['Counter'\], the tracker has \['Spectra'\]"):
         Tracker(model(), Spectra()).load_state_dict(state)
+
+
+def test_mixed_precision_is_tracked_and_not_a_bit_changes():
+    def trained(tracked):
+        network = MLP((8, 16, 3), generator=seeded())
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        tracker = Tracker(network, Spectra(top=1), every=1) if tracked else None
+        for step in range(3):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = nn.functional.cross_entropy(network(gaussian(6, 8, seed=step).float()), torch.arange(6) % 3)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if tracker:
+                tracker.step()
+        if tracker:
+            expected = np.linalg.svd(network.weights[0].double(), compute_uv=False)
+            np.testing.assert_allclose(tracker.trajectory["singular_values"][-1, 0], expected, rtol=1e-12)
+        return [weight.tolist() for weight in network.weights]
+
+    assert trained(True) == trained(False)

@@ -80,13 +80,24 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     are new every time and so independent of the matrix. Products are in the matrix's own precision u; their rounding
     is taken as a perturbation of W of norm 4√in·u·σ_1, the square-root law of Higham and Mary (2019), and is added.
 
-    Angles: with Ritz vectors V of the top values and residual R_V, sin θ ≤ ‖R_V‖/(B_top − λ⁺_{top+1}), λ⁺ the
-    upper side above (Davis and Kahan 1970).
+    Angles: with R_V the columns of R that belong to the top values, on the right sin θ ≤ ‖R_V‖/(B_top − λ⁺_{top+1}),
+    λ⁺ the upper side above (Davis and Kahan 1970); on the left the same for WWᵀ, with √c ‖R_V B_V^(-1/2)‖.
+
+    ValueError for NaN or infinity.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> matrix = torch.diag(torch.arange(300.0, 0.0, -1.0, dtype=torch.float64))
+    >>> block = torch.eye(300, 2 + EXTRA, dtype=torch.float64)
+    >>> found = enclose(matrix, block, 2, generator)
+    >>> [round(value, 6) for value in found.values.tolist()], bool((found.bounds < 1).all())
+    ([300.0, 299.0], True)
     """
     rows, columns = matrix.shape
     norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
     if not 1e-12 < norm < 1e12:  # squares of float32 may have left its range
         largest = float(matrix.abs().max())
+        if not math.isfinite(largest):
+            raise ValueError(f"the matrix {tuple(matrix.shape)} holds values that are NaN or infinite")
         if largest > 0.0:
             found = enclose(matrix / largest, block, top, generator)
             sized = {name: getattr(found, name) * largest for name in ("values", "bounds", "next_value", "norm")}
@@ -96,7 +107,7 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
         unknown = (math.pi / 2, math.pi / 2)
         return Enclosure(nothing, nothing, left, left[:columns], unknown, 0.0, 0.0, True, block)
     width = block.shape[1]
-    space = _krylov(matrix, block, top, norm)
+    space = _krylov(matrix, block, top, norm, generator)
     # Of the space, the better half is told apart from the outside: it costs less, and hardly bounds worse.
     ritz, mixed = space.ritz[: 2 * width], space.vectors[:, : 2 * width]
     basis = space.basis @ mixed.to(matrix)
@@ -135,7 +146,7 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     )
 
 
-def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float) -> _Space:
+def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float, generator: torch.Generator) -> _Space:
     """Grow the Krylov space of ``block`` until the ``top`` Ritz values settle, or it is ``BLOCKS`` blocks wide."""
     space, fresh = block, matrix @ block / norm
     images, core = fresh, _product(fresh, fresh)
@@ -147,8 +158,14 @@ def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float) -> _Space:
         settled = len(changes) > 0 and _remaining(changes, ritz[-top:]) < AIM
         if settled or space.shape[1] == BLOCKS * block.shape[1]:
             return _Space(space, images, coupling.to(core), ritz.flip(0), vectors.flip(1), settled)
-        # Where the residual was all rounding, it still lies in the space: cleaned once more, at unit length.
-        direction = torch.linalg.qr(direction - space @ (space.mT @ direction))[0]
+        # Where the residual was all rounding, it may still lie in the space: cleaned once more, at unit length.
+        direction = direction - space @ (space.mT @ direction)
+        lost = direction.norm(dim=0) < 0.5
+        if bool(lost.any()):  # the space holds its own image: what else there is, only chance can find
+            drawn = torch.randn(direction.shape, generator=generator, dtype=direction.dtype).to(direction.device)
+            drawn = torch.where(lost, drawn / math.sqrt(len(drawn)), direction)
+            direction = drawn - space @ (space.mT @ drawn)
+        direction = torch.linalg.qr(direction)[0]
         fresh = matrix @ direction / norm
         space, images = torch.cat([space, direction], dim=1), torch.cat([images, fresh], dim=1)
         across = _product(images, fresh)
@@ -214,7 +231,9 @@ def outside_bound(matrix: Tensor, space: Tensor, norm: float, generator: torch.G
         for place, centre in enumerate(diagonal):
             low, value = value, ((point - centre) * value - off[place] * low) / off[place + 1]
             total += value**2
-        return total * least >= 1.0
+            if total * least >= 1.0:
+                return True
+        return False
 
     inside, beyond = largest, 2 * largest
     while not exceeds(beyond):
