@@ -215,7 +215,9 @@ def test_linear_layers_need_training():
     compresses, separates, *_ = judged("C3", smoke("C3", lr=1e-9))
     assert (compresses, separates) == (False, False)
     assert judged("C3", changed(smoke("C3"), within_between_ratio=lambda ratio: 1 / ratio))[0] is False
-    assert judged("C3", changed(smoke("C3"), probe_accuracy=lambda share: 0.1 * share["layer"]))[-1] is False
+    assert (
+        judged("C3", changed(smoke("C3"), probe_accuracy=lambda share: 0 * share + 0.1 * share["layer"]))[-1] is False
+    )
     rising = changed(smoke("C3"), numerical_rank=lambda rank: rank.where(rank["layer"] != 3, 65.0))
     assert judged("C3", rising)[2] is True
 

@@ -162,6 +162,15 @@ def test_memory_is_that_of_the_class_means():
     assert moments.counts.sum() == 20 * (3 * ROWS + 1)
 
 
+def test_features_that_carry_a_graph_are_taken_without_it():
+    features = gaussian(9, 4).requires_grad_()
+    moments, total = ClassMoments(3, 4), TotalMoments(4)
+    moments.update(features, torch.arange(9) % 3)
+    total.update(features)
+    assert not moments.means.requires_grad
+    assert not total.scatter.requires_grad
+
+
 def test_a_first_sample_far_away_costs_no_digits():
     """The shift is that sample's: what follows it must not cancel."""
     rest = 1 + 1e-4 * gaussian(20_000, 3)

@@ -19,7 +19,7 @@ from lowdyn.experiments.experiment import Experiment, Plan, grid
 from lowdyn.experiments.fitting import described, fit, tensors
 from lowdyn.experiments.starts import STARTS
 from lowdyn.networks import MLP
-from lowdyn.observe import LayerMetrics, Tracker, layer_features, layer_metrics
+from lowdyn.observe import layer_features, layer_metrics
 
 DRAWN = 600  # samples whose features are kept for the picture
 RECORDS = 30  # of neural collapse, spaced evenly in the logarithm of the epoch
@@ -103,29 +103,28 @@ def plane(features: Tensor) -> np.ndarray:
 
 
 class Collapse:
-    """Records neural collapse at the classifier's input after some of the epochs, none where there are none."""
+    """Looks for neural collapse at the classifier's input after some of the epochs, none where there are none."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor, num_classes: int, epochs: int) -> None:
+        self.model, self.batches, self.num_classes = model, [(inputs, labels)], num_classes
         spaced = np.geomspace(1, max(1, epochs), RECORDS).round().astype(int)
-        self.epochs: list[int] = np.unique(spaced).tolist()
-        probe = LayerMetrics([(inputs, labels)], num_classes, "^output$", collapse=True)
-        self.tracker = Tracker(model, probe, every=1) if epochs else None
+        self.epochs: list[int] = np.unique(spaced).tolist() if epochs else []
+        self.seen: list[xr.Dataset] = []
 
     def after_epoch(self, epoch: int) -> None:
-        """Look at the model if it is time; the tracker counts epochs."""
-        if self.tracker is not None:
-            self.tracker.steps = epoch
-            if epoch in self.epochs:
-                self.tracker.record()
+        """Look at the model if it is time."""
+        if epoch in self.epochs:
+            metrics = layer_metrics(self.model, self.batches, self.num_classes, "^output$", collapse=True)
+            self.seen.append(metrics.sel(layer="output.input", drop=True)[["nc1", "nc2", "nc3", "nc4"]])
 
     def records(self, curve: xr.Dataset) -> xr.Dataset:
-        """Return what was seen, with the accuracy of the epoch that ended then."""
-        if self.tracker is None:
+        """Return what was seen over ``record``, with the accuracy of the epoch that ended then."""
+        if not self.seen:
             return xr.Dataset()
-        seen = self.tracker.trajectory.sel(features="output.input").isel(step=slice(1, None))
-        variables = {name: ("record", seen[name].values) for name in ("nc1", "nc2", "nc3", "nc4")}
         accuracy = curve["accuracy"].values[np.array(self.epochs) - 1]
-        return xr.Dataset({**variables, "epoch": ("record", self.epochs), "training_accuracy": ("record", accuracy)})
+        return xr.concat(self.seen, dim="record").assign(
+            epoch=("record", self.epochs), training_accuracy=("record", accuracy)
+        )
 
 
 CIFAR_OR_DIGITS = ("cifar10", "digits")

@@ -57,7 +57,7 @@ def layer_metrics(
       "<name>.input" (the classifier is the last module with a weight (num_classes, width); NaN elsewhere); ``nc4``
       share of samples whose nearest class mean is not the model's answer. A second pass over the same samples.
     - ``rank_tolerance``: ``numerical_rank`` of the feature matrix (samples, width) as it is, its singular values above
-      the tolerance times the largest (at least 1e-7: from a float64 Gram matrix, O(width²) numbers)
+      the tolerance times the largest (at least 1e-6: from a float64 Gram matrix, O(width²) numbers)
     - ``probe``: batches on which a linear classifier fitted on ``loader``'s features, ridge regression in closed form
       (:class:`~lowdyn.observe.linear_probe.LinearProbe`), is scored: ``probe_accuracy``; O(width²) numbers
 
@@ -80,7 +80,7 @@ def layer_metrics(
     if getattr(model, "runs", None) is not None:
         raise ValueError("layer metrics are of one network at a time; take network.run(i)")
     if rank_tolerance is not None:
-        checked_number("rank_tolerance", rank_tolerance, at_least=1e-7, below=1.0)
+        checked_number("rank_tolerance", rank_tolerance, at_least=1e-6, below=1.0)
     classifier = find_classifier(model, num_classes) if collapse else None
     passes = Passes(model, num_classes, layers, pool, classifier, distributed)
     moments, totals = passes.moments(loader, totals=rank_tolerance is not None or probe is not None)

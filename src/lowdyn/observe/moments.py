@@ -117,8 +117,8 @@ class TotalMoments:
     def update(self, features: Tensor) -> None:
         """Take in ``features`` (samples, width) of any dtype."""
         if len(features) and not bool(self.count):
-            self.shift = features[:ROWS].to(torch.float64).mean(dim=0)
-        for part in torch.split(features, 16 * ROWS):  # longer blocks than above: matrix products like them
+            self.shift = features[:ROWS].detach().to(torch.float64).mean(dim=0)
+        for part in torch.split(features.detach(), 16 * ROWS):  # longer blocks than above: matrix products like them
             centred = part.to(torch.float64) - self.shift
             self.count += len(part)
             self.total += centred.sum(dim=0)
@@ -142,7 +142,7 @@ class TotalMoments:
 def row_blocks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Go through a batch in blocks of rows that a cache can hold; whole where there is an accelerator to fill."""
     rows = ROWS if features.device.type == "cpu" else max(1, len(features))
-    return zip(torch.split(features, rows), torch.split(labels, rows), strict=True)
+    return zip(torch.split(features.detach(), rows), torch.split(labels, rows), strict=True)
 
 
 def merge_ranks(moments: ClassMoments | TotalMoments) -> None:
