@@ -21,8 +21,11 @@ from lowdyn.experiments.experiment import Experiment, combine, each_cell
 CLAIMS = all_claims()
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run
 ATTRIBUTES = ("ID", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
-# The network of C1 at smoke scale takes seconds; these settings take a fraction of one.
-SMALL = {"C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60}}
+# The networks of C1 and C15 at smoke scale take seconds; these settings take a fraction of one.
+SMALL = {
+    "C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60},
+    "C15": {"pretrained": 64, "pretraining_steps": 4, "adapted": 40, "steps": 2, "tested": 40},
+}
 
 
 def smoke(name, seed=0, cells=None, **controls):
