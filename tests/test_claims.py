@@ -29,6 +29,7 @@ SMALL = {
     "C23": {"samples": 300, "width": 32, "epochs": 40},
     "C24": {"samples": 300, "width": 32, "epochs": 10},
     "C14": {"samples": 256, "width": 48, "epochs": 3},
+    "C15": {"pretrained": 64, "pretraining_steps": 4, "adapted": 40, "steps": 2, "tested": 40},
 }
 
 

@@ -493,6 +493,34 @@ def test_other_data_run_again(folder, tmp_path):
     assert first["data"]["sha256"] != second["data"]["sha256"]
 
 
+def test_sets_that_go_together_are_given_together(folder, tmp_path):
+    given = []
+
+    class Both(Runs):
+        __module__ = Runs.__module__
+
+        def __call__(self, *, data, **settings):
+            given.append([(one.name, one.split) for one in data])
+            return super().__call__(images=data[-1], **settings)
+
+    def reproduced(choices, plan=(), **options):
+        plans = dict.fromkeys(SCALES, Plan((HALVING,), 1, data=plan))
+        one = claim("C1", Experiment("together", Both(), plans, data=choices))
+        return reproduce(folder, one, **options)[0]
+
+    choices = (("mnist/train", "mnist/test"), ("digits", "digits/test"))
+    assert reproduced(choices)["data"]["name"] == "digits"
+    assert reproduced(choices, data_dir=write_mnist(tmp_path))["data"]["name"] == "mnist"
+    assert reproduced(choices, (("digits/test",),), data_dir=tmp_path)["data"]["name"] == "digits"
+    missing = reproduced((("sts_benchmark/train", "sts_benchmark/dev"),), data_dir=tmp_path)
+    assert (missing["holds"], missing["reason"][:21]) == (None, "sts_benchmark (train)")
+    assert given == [
+        [("digits", "train"), ("digits", "test")],
+        [("mnist", "train"), ("mnist", "test")],
+        [("digits", "test")],
+    ]
+
+
 def test_the_first_data_set_that_is_there_is_taken(folder, tmp_path):
     names = ("cifar10", "mnist", "digits")
     (entry,) = reproduce(folder, on_images(names=names))

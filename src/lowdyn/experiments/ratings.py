@@ -21,8 +21,10 @@ from torch import Tensor
 from lowdyn.data import RatingSet
 from lowdyn.dynamics import Descent, gradient_descent, stable_lr
 from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.linalg import leading_singular_vectors
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Completion
+from lowdyn.recovery import compressed_factors
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.observations import Observations
 from lowdyn.trajectory import Record
@@ -85,13 +87,10 @@ def _compressed(
     problem: Completion, rank: int, init_scale: float, shuffling: torch.Generator | None
 ) -> DeepLinearNetwork:
     """Return [ε Vᵀ, ε I, ε U] of width 2r (theory §3, spectral start and merged outer factors)."""
-    left, _, right_t = torch.linalg.svd(problem.surrogate(), full_matrices=False)
-    left, right_t = left[:, : 2 * rank], right_t[: 2 * rank]
+    left, _, right = leading_singular_vectors(problem.surrogate(), 2 * rank)
     if shuffling is not None:
-        left = left[torch.randperm(len(left), generator=shuffling)]
-        right_t = right_t[:, torch.randperm(right_t.shape[1], generator=shuffling)]
-    identity = torch.eye(2 * rank, dtype=left.dtype)
-    return DeepLinearNetwork.from_weights([init_scale * one for one in (right_t, identity, left)])
+        left, right = (frame[torch.randperm(len(frame), generator=shuffling)] for frame in (left, right))
+    return compressed_factors(left, right, (init_scale,) * 3, outer="merged")
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ class DeepLoraModel(BaseTuner):
             if isinstance(error, NoMatchingPeftModuleError) or (isinstance(error, ValueError) and named is None):
                 raise NoMatchingPeftModuleError(f"{error} {_candidates(model)}") from error
             raise
-        adapted = [name for name, layer in _adapted(model) if adapter_name in layer.r]
-        _warn_of_few(model, named, adapted, config)
-        _warn_of_lost_head(model, config)
+        if not config.inference_mode:  # of an adapter that is loaded to be used, nothing is left to choose
+            adapted = [name for name, layer in _adapted(model) if adapter_name in layer.r]
+            _warn_of_few(model, named, adapted, config)
+            _warn_of_lost_head(model)
 
     def _create_and_replace(
         self,
@@ -115,7 +116,7 @@ def _adapted(model: nn.Module) -> list[tuple[str, DeepLoraLinear]]:
 def _withdraw(model: nn.Module, adapter_name: str) -> None:
     """Undo an injection that failed on its way."""
     for name, layer in _adapted(model):
-        if list(layer.r) == [adapter_name]:
+        if set(layer.r) <= {adapter_name}:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base_layer)
         elif adapter_name in layer.r:
@@ -162,9 +163,7 @@ def _warn_of_few(model: nn.Module, named: Any, adapted: list[str], config: DeepL
         )
 
 
-def _warn_of_lost_head(model: nn.Module, config: DeepLoraConfig) -> None:
-    if config.inference_mode:
-        return
+def _warn_of_lost_head(model: nn.Module) -> None:
     for name, head in model.named_children():
         kept = isinstance(head, AuxiliaryTrainingWrapper | DeepLoraLinear) or not list(head.parameters())
         if name in HEADS and not kept and not any(isinstance(one, DeepLoraLinear) for one in head.modules()):

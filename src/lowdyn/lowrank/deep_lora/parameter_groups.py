@@ -16,7 +16,10 @@ def deep_lora_parameter_groups(model: nn.Module, lr: float, **options: Any) -> l
     U and V of a compressed adapter get γ = its ``discrepant_ratio`` (theory: Yaras et al. 2024, Section 3); its
     cores, adapters that are not compressed and ``modules_to_save`` get ``lr``. ``options`` (such as
     ``weight_decay``) go into every group. A scheduler keeps the ratio, for it multiplies every group's rate. With
-    γ = 0 U and V stay where they started. ValueError if no Deep LoRA adapter of the model is trainable.
+    γ = 0 U and V stay where they started.
+
+    With Adam keep ``eps`` at 1e-8: the first gradients of the cores are ε^(depth − 1) times those of ΔW, and a larger
+    ``eps`` holds them at their start. ValueError if no Deep LoRA adapter of the model is trainable.
 
     >>> from peft import get_peft_model
     >>> from lowdyn import DeepLoraConfig
