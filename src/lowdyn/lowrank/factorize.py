@@ -129,8 +129,8 @@ def factorize(
     after (:func:`lowdyn.lowrank.cost.step_costs`).
 
     ValueError, and the model as it was, when no layer matches, a name in ``ranks`` is unknown, a rank is none that a
-    layer can have, a weight has NaN or no values, or no layer would be replaced. A warning when the pairs held less than
-    5 % of the parameters.
+    layer can have, a weight has NaN or no values, or no layer would be replaced. A warning when the pairs held less
+    than 5 % of the parameters.
 
     >>> from lowdyn.networks import MLP
     >>> model = MLP((64, 100, 100, 10), generator=torch.Generator().manual_seed(0))
