@@ -471,6 +471,18 @@ def test_models_that_cannot_be_operated_on_are_refused():
         merge(mlp())
 
 
+def test_weights_without_values_are_refused_by_name():
+    model = mlp()
+    model.hidden2.weight.data[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"hidden2.weight holds 1 values that are NaN"):
+        factorize(model, ranks=3)
+    empty = mlp().to("meta")
+    with pytest.raises(ValueError, match=r"hidden2.weight is on the meta device .* draw factors with generator="):
+        factorize(empty, ranks=3)
+    assert factorize(empty, ranks=3, generator=seeded()).ranks == {"hidden2": 3}  # as a form to load weights into
+    assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
+
+
 def test_a_model_in_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", nn.Sequential)  # a real one needs a process group
     with pytest.raises(ValueError, match="wrapped in DistributedDataParallel; factorize or merge it first"):

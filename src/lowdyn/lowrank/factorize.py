@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowdyn.arguments import checked_count, checked_number
+from lowdyn.arguments import checked_count, checked_matrix, checked_number
 from lowdyn.lowrank.cost import Loss, StepCost, step_costs
 from lowdyn.lowrank.pairs import is_pair, low_rank_pair, matrix_of, merged, worthwhile_rank
 from lowdyn.lowrank.sites import Site, layer_sites, module_sites
@@ -129,7 +129,8 @@ def factorize(
     after (:func:`lowdyn.lowrank.cost.step_costs`).
 
     ValueError, and the model as it was, when no layer matches, a name in ``ranks`` is unknown, a rank is none that a
-    layer can have, or no layer would be replaced. A warning when the pairs held less than 5 % of the parameters.
+    layer can have, a weight has NaN or no values, or no layer would be replaced. A warning when the pairs held less
+    than 5 % of the parameters.
 
     >>> from lowdyn.networks import MLP
     >>> model = MLP((64, 100, 100, 10), generator=torch.Generator().manual_seed(0))
@@ -237,6 +238,12 @@ def _entry(
         kept = f"rank {rank} saves nothing, at most {worthwhile_rank(rows, columns)} would"
     if kept is not None:
         return FactorizedLayer(site.name, (rows, columns), None, None, (size, size), kept), None
+    if generator is None:
+        if site.layer.weight.is_meta:
+            raise ValueError(
+                f"{site.name}.weight is on the meta device and has no values; draw factors with generator="
+            )
+        checked_matrix(f"{site.name}.weight", matrix_of(site.layer))
     pair, lost = low_rank_pair(site.layer, rank, active=active, generator=generator)
     after = rank * (rows + columns)
     energy = lost if generator is None else None
