@@ -25,7 +25,7 @@ from lowdyn.problems.entries import Entries, with_values
 from lowdyn.problems.lanes import LANES, add_scaled, dot, load, store, zeros_like
 
 Array = NDArray[np.floating]
-SHARES = 16  # at most, so that their room stays in the caches
+SHARES = 8  # at most, so that their room stays in the caches
 PARALLEL = 1_000_000  # multiply-adds of a pass below which a second thread costs more than it brings
 
 
