@@ -86,11 +86,11 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     ValueError for NaN or infinity.
 
     >>> generator = torch.Generator().manual_seed(0)
-    >>> matrix = torch.diag(torch.arange(300.0, 0.0, -1.0, dtype=torch.float64))
-    >>> block = torch.eye(300, 2 + EXTRA, dtype=torch.float64)
+    >>> matrix = torch.diag(0.9 ** torch.arange(300, dtype=torch.float64))
+    >>> block = torch.linalg.qr(torch.randn(300, 2 + EXTRA, generator=generator, dtype=torch.float64))[0]
     >>> found = enclose(matrix, block, 2, generator)
-    >>> [round(value, 6) for value in found.values.tolist()], bool((found.bounds < 1).all())
-    ([300.0, 299.0], True)
+    >>> [round(value, 4) for value in found.values.tolist()], bool((found.bounds < 1e-4).all())
+    ([1.0, 0.9], True)
     """
     rows, columns = matrix.shape
     norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
