@@ -118,6 +118,18 @@ def test_a_degenerate_reference_gives_no_warm_angle_either():
     assert np.isnan(record["right_turn"][1]).all()
 
 
+def test_angles_within_a_flat_bulk_are_given_with_their_bound():
+    model = MLP((200, 230), generator=seeded())
+    trackers = [Tracker(model, Spectra(top=TOP, method=method), every=1) for method in ("exact", "auto")]
+    model.factors[0].weight.data += 2e-4 * gaussian(230, 200, seed=3, dtype=torch.float32)
+    for tracker in trackers:
+        tracker.step()
+    exact, warm = (tracker.trajectory.isel(layer=0, step=1) for tracker in trackers)
+    assert warm["exact"] == 0
+    np.testing.assert_allclose(warm["left_angles"][:TOP], exact["left_angles"][:TOP], atol=0.1)
+    assert abs(warm["left_turn"] - exact["left_turn"])[0] <= warm["left_turn_bound"]
+
+
 def test_factors_of_deep_linear_networks_are_exact_unless_asked():
     network = DeepLinearNetwork((200, 200), generator=seeded(), start=lambda *shape, **_: gaussian(*shape))
     assert not Spectra(top=TOP).begin(network).compact

@@ -132,7 +132,7 @@ class Followed:
         bases = (found.left, found.right) if upright else (found.right, found.left)
         turned = found.turned if upright else found.turned[::-1]
         groups = (slice(0, self.top), slice(self.top, self.top), slice(self.top, self.top))
-        resolved = leading_resolved(found.values, found.next_value, float(found.bounds.min()))
+        resolved = leading_resolved(found.values, found.next_value, found.rounding)
         for side, basis, bound in zip(SIDES, bases, turned, strict=True):
             part = self._angles(side, basis, groups, resolved)
             angles = empty.clone()

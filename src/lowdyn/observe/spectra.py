@@ -63,8 +63,9 @@ class Spectra:
     - ``exact`` (layer): 1 for a record by SVD, 0 for a warm one
 
     A singular vector is defined only as well as its singular value stands apart: where the reference, or the
-    present matrix, is degenerate (a gap below ``1e3·d·eps·σ_1``), the angle is NaN, and a degenerate
-    reference gives a warning. An orthogonal start is degenerate through and through; take ``reference=1``.
+    present matrix, is degenerate (a gap below ``1e3·d·eps·σ_1``, of a warm record below ten times its rounding),
+    the angle is NaN, and a degenerate reference gives a warning. An orthogonal start is degenerate through and
+    through; take ``reference=1``.
 
     ``method`` "exact" takes an SVD in float64 each time; its bound is max(out, in)·eps·σ_1, and a record costs
     O(out·in·min(out, in)). "warm" does so at the first record and at the reference; between, for matrices whose
