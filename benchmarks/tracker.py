@@ -125,12 +125,12 @@ def compared(name: str, run: Callable[[bool], tuple[nn.Module, Tracker | None]],
 def main(scale: float, rounds: int) -> list[bool]:
     """Return whether all three keep the limits; ``scale`` multiplies the steps."""
     return [
-        *compared("ten-layer MLP", by_hand(perceptron, int(2500 * scale)), rounds),
-        *compared("small ViT", by_hand(vit, int(600 * scale)), rounds),
-        *compared("small ViT in the Trainer", by_trainer(int(600 * scale)), rounds),
+        *compared("ten-layer MLP", by_hand(perceptron, int(5000 * scale)), rounds),
+        *compared("small ViT", by_hand(vit, int(1000 * scale)), rounds),
+        *compared("small ViT in the Trainer", by_trainer(int(1000 * scale)), rounds),
     ]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    finish(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, int(sys.argv[2]) if len(sys.argv) > 2 else 5))
+    finish(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, int(sys.argv[2]) if len(sys.argv) > 2 else 3))

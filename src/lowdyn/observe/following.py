@@ -176,9 +176,11 @@ class Followed:
             norm, values, bounds = found.values.new_tensor(found.norm), found.values, found.bounds
             energy = (norm**2 - values.square().sum()).clamp(min=0.0)
         else:
-            left, every, right_t = torch.linalg.svd(move.to(torch.float64), full_matrices=False)
             if self.warm:
+                left, every, right_t = torch.linalg.svd(move.to(torch.float64), full_matrices=False)
                 self.blocks["move"] = self._block(weight, left, right_t.mT)
+            else:
+                every = torch.linalg.svdvals(move.to(torch.float64))
             norm, values = every.norm(dim=-1), every[..., :kept]
             bounds = (max(weight.shape[-2:]) * torch.finfo(torch.float64).eps * every[..., :1]).expand_as(values)
             energy = every[..., kept:].square().sum(dim=-1)

@@ -74,7 +74,7 @@ class Spectra:
     ``top`` values, aimed at 1e-4 relative, their bounds, the leading angles, the top of the move, ``stable_rank``
     and ``bulk_rms``; the rest is NaN. The bound is on the i-th value, not on some value near it: it fails, for all
     values of a matrix together, with probability 1e-9 a record, over draws of the probe's own generator, and takes
-    rounding as 4√d·u·σ_1. It is quadratically small where a value stands above the bulk, and a few per cent of σ_1
+    rounding as 4√d·u·σ_1. It is quadratically small where a value stands above the bulk, and some 5 to 10 % of σ_1
     within a flat bulk. Where it exceeds ``tolerance``·σ_1, or the values do not settle, the record is exact.
     "auto" is "warm" except for the factors of a deep linear network, whose laws are checked to the last digit.
 
@@ -96,7 +96,7 @@ class Spectra:
     reference: int | Bases = 0
     prefix: str = ""
     method: str = "auto"
-    tolerance: float = 0.1
+    tolerance: float = 0.15
 
     def __post_init__(self) -> None:
         checked_count("top", self.top)
