@@ -100,8 +100,11 @@ def test_what_python_loads_is_what_is_hashed(module):
     script = f"import sys, {module}; print(*(name for name in sys.modules if name.startswith('lowdyn.')))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     # Compiled loops are imported when a reduced network, or a completion, is trained, and count as well.
+    # The package itself is not hashed, nor the hook that it hangs up for peft.
     lazily = {"lowdyn.dynamics.compiled", "lowdyn.problems.lanes", "lowdyn.problems.observed"}
-    assert (set(loaded) | lazily) - {"lowdyn.experiments", "lowdyn.claims"} == source_files(module).keys()
+    assert (set(loaded) | lazily) - {"lowdyn.experiments", "lowdyn.claims", "lowdyn.peft_hook"} == source_files(
+        module
+    ).keys()
 
 
 def test_an_experiment_does_not_depend_on_how_it_is_shown():

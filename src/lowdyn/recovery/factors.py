@@ -127,7 +127,7 @@ def spectral_start(network: DeepLinearNetwork, problem: Problem, rank: int) -> t
 def weight_scale(weight: Tensor) -> float:
     """Return the ε of a weight ε Q with orthonormal rows or columns; of another, its root mean square singular value.
 
-    >>> weight_scale(torch.tensor([[0.0, 0.5, 0.0], [0.5, 0.0, 0.0]]))
+    >>> round(weight_scale(torch.tensor([[0.0, 0.5, 0.0], [0.5, 0.0, 0.0]])), 6)
     0.5
     """
     return float(weight.norm()) / min(weight.shape) ** 0.5
