@@ -106,6 +106,18 @@ def test_products_on_observed_entries_are_autograds(m, n, rank, fraction, dtype,
     assert_close(listed.scale * products.right_gradient, expected[2], **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rank", [127, 129, 450])
+def test_wide_factors_take_another_way_to_the_same_products(rank, dtype):
+    dense, listed = both_forms(20, 30, fraction=0.4, dtype=dtype, seed=0)
+    left, right = gaussian(20, rank, seed=2, dtype=dtype) / rank, gaussian(rank, 30, seed=3, dtype=dtype)
+    expected = dense.gradient(left @ right)
+    loss, by_left, by_right = listed.factor_gradients(left, right)
+    assert_close(loss, dense.loss(left @ right), **TOLERANCE[dtype])
+    assert_close(by_left, expected @ right.mT, **TOLERANCE[dtype])
+    assert_close(by_right, left.mT @ expected, **TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("shape", [(900, 11), (11, 900)])
 def test_threads_change_no_bit(shape):
     torch_threads = torch.get_num_threads()

@@ -26,6 +26,7 @@ from lowdyn.problems.lanes import LANES, add_scaled, dot, load, store, zeros_lik
 
 Array = NDArray[np.floating]
 SHARES = 8  # at most, so that their room stays in the caches
+WIDE = 128  # columns from which rows leave the registers and one compiled form per width is not worth its compilation
 PARALLEL = 1_000_000  # multiply-adds of a pass below which a second thread costs more than it brings
 
 
@@ -105,6 +106,7 @@ class ObservedProducts:
         self.entries = entries
         padded = -(-rank // LANES) * LANES
         self.blocks = (0,) * (padded // LANES)
+        self.wide = padded > WIDE
         self.parallel = entries.count * padded >= PARALLEL
         factors = [torch.zeros(size, padded, dtype=entries.torch_dtype) for size in entries.shape]
         gradients = [torch.zeros_like(factor) for factor in factors]
@@ -115,6 +117,8 @@ class ObservedProducts:
 
     def compute(self, *, left: bool = True, right: bool = True) -> float:
         """Return ½‖R‖²; fill ``left_gradient`` and ``right_gradient``, or only the one asked for."""
+        if self.wide:
+            return self._compute_wide(left=left, right=right)
         both = left == right
         rows, columns = self.entries.shape
         transposed = columns > rows if both else right
@@ -138,6 +142,18 @@ class ObservedProducts:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # numba and torch may share one OpenMP, whose number numba sets at its start
         return 0.5 * float(plan.squares.sum())
+
+    def _compute_wide(self, *, left: bool, right: bool) -> float:
+        """The same by scipy's sparse products, for factors too wide to hold their rows in registers."""
+        half = self.entries.by_row
+        residual = np.empty_like(half.data)
+        _residuals(half.indptr, half.indices, half.data, *self.factors, residual)
+        matrix = with_values(half, residual)
+        if left:
+            self.gradients[0][:] = matrix @ self.factors[1]
+        if right:
+            self.gradients[1][:] = matrix.T @ self.factors[0]
+        return 0.5 * float(np.sum(residual**2, dtype=np.float64))
 
 
 class _Plan:
