@@ -119,7 +119,8 @@ class DeepLinearNetwork(nn.Module):
 
     def _hold(self, weights: Iterable[Tensor]) -> None:
         for layer, weight in enumerate(weights, start=1):
-            self.add_module(f"W{layer}", Factor(weight))
+            # Row by row in memory: a QR factor comes column by column, and products into it would be copied.
+            self.add_module(f"W{layer}", Factor(weight.contiguous()))
 
     @property
     def weights(self) -> list[Tensor]:
