@@ -4,7 +4,7 @@
 
 FOLDER holds the stored runs of the papers' code (collapse_L8_init_types.npz, collapse_depths.npz). Each is repeated
 from its stored start in NumPy's long double, twice, summed forwards and backwards: where the two agree, the digits are
-the mathematics'. Then the program's own float64 run and the stored one are held against it. Some ten minutes a run.
+the mathematics'. Then the program's own float64 run and the stored one are held against it. Two to four minutes a run.
 """
 
 import sys
