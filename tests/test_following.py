@@ -64,6 +64,7 @@ def test_warm_records_are_the_exact_ones_within_their_bounds(shape):
         np.testing.assert_allclose(warm[f"{side}_angles"][:, :TOP], exact[f"{side}_angles"][:, :TOP], atol=5e-3)
         error = np.abs(warm[f"{side}_turn"] - exact[f"{side}_turn"]).values[:, 0]
         assert (error <= warm[f"{side}_turn_bound"].values + 1e-6).all()
+    # Made of top values, which warm blocks know to 1e-4, and of what these leave of the norm.
     for name in ("stable_rank", "bulk_rms", "move_norm", "outside_energy"):
         np.testing.assert_allclose(warm[name], exact[name], rtol=1e-3, atol=1e-5)
 
@@ -93,6 +94,7 @@ def test_the_reference_step_is_exact():
     assert np.isnan(warm["left_turn"].values[:3]).all()
     assert np.isnan(warm["move_values"].values[:3]).all()
     np.testing.assert_allclose(warm["move_values"][3], 0)
+    # 1e-4 is what warm values promise.
     np.testing.assert_allclose(warm["move_values"], exact["move_values"][:, :TOP], rtol=1e-4)
 
 

@@ -198,14 +198,15 @@ def test_a_collapse_run_repeats_its_layers(name, start, activation):
 # stretch.
 #
 # That it is rounding, of the stored runs as of ours, was measured with 64 bits of mantissa (benchmarks/rounding.py):
-# summed forwards and backwards, such runs agree over D_l to 5e-9 (orth) and 4e-11 (unif). From them the stored ones are
+# summed forwards and backwards, such runs agree over D_l to 1.2e-8 (orth) and 6e-10 (unif; norm was run in one order).
+# From them the stored ones are
 #
 #   start  D_1 exact        stored off in D_1 … D_7             steps           ratio
 #   orth   2.310375627      -2.9e-2 -2.7e-2 … +2.1e-1 +2.9e-1   8 400 (8 500)   0.0972 (0.1014)
 #   unif   2.050075226008   -1.1e-6 -1.1e-5 … -2.9e-3 -3.4e-3   9 300 (9 300)   0.0915 (0.0914)
 #   norm   2.704            +4.7e-2 +3.3e-2 … -5.7e-1 -6.5e-1   11 600 (10 300) 0.1158 (0.0993)
 #
-# so no program can repeat them to 1e-8 but by making the same rounding errors. L = 10 with ReLU takes some 100 000
+# so no program repeats them to 1e-8 but by making the same rounding errors. L = 10 with ReLU takes some 100 000
 # steps of the same kind (81 800 stored, 116 700 here): too slow for a test.
 @pytest.mark.parametrize(
     ("start", "ratio_within"),

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
 Side = Literal["left", "right"]
 
 
-class Table:
+class Table(ABC):
     """What prints as a table: subclasses give ``rows()``, mappings from column to value, and a ``caption()``.
 
     ``str`` is plain text, ``rich.print`` draws it, ``pandas.DataFrame(table.rows())`` is a frame.
     """
 
+    @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """Return the table's rows, each a mapping from the column's name to a plain value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def caption(self) -> str:
         """Return what the rows do not say, in a line or a few."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         columns, cells = self._columns()
