@@ -48,7 +48,8 @@ def run_once(name, seed, cells, controls):
         given = data_of(experiment)
         runs = []
         for cell in experiment.plans["smoke"].cells[:cells]:
-            settings = {**cell, **SMALL.get(name, {}), **breaking}
+            small = {key: value for key, value in SMALL.get(name, {}).items() if key in known or open_ended}
+            settings = {**cell, **small, **breaking}
             generator = torch.Generator().manual_seed(seed)
             runs.append((settings, [experiment.run(**settings, **given, generator=generator)]))
         datasets[experiment.name] = combine(runs, [seed])
@@ -207,6 +208,20 @@ def test_invariant_subspaces_are_seen_where_they_are():
     assert judged("C2", spread) == [True, False] * 3
     unknown = changed(smoke("C2"), singular_values=lambda values: values.where(values["index"] != 3))
     assert judged("C2", unknown) == [True, False] * 3
+
+
+def test_a_pretrained_transformer_is_judged_where_there_is_one():
+    without = smoke("C2")
+    assert CLAIMS["C2"].check(without)[-1].measured.startswith("cannot: ")
+    images = without["spectra"]
+    (_, seeds), *_ = each_cell(images)
+    found = xr.concat([seeds], dim="cell").assign_attrs(model="ViT-B/16", classes=images.attrs["classes"])
+    datasets = {**without, "spectra-pretrained": found}
+    assert judged("C2", datasets) == [True] * 8
+    assert "ViT-B/16" in CLAIMS["C2"].check(datasets)[-1].text
+    assert len(CLAIMS["C2"].draw(datasets).data) == 4
+    alike = changed({"spectra-pretrained": found}, update_values=lambda values: 0 * values + 1)
+    assert judged("C2", {**without, **alike}) == [True] * 6 + [False, True]
 
 
 def test_linear_layers_need_training():

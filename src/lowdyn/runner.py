@@ -17,7 +17,7 @@ import xarray as xr
 
 from lowdyn import trajectory
 from lowdyn.claims.claim import Claim, verdict
-from lowdyn.data import DataError, DataMissing, DataSet, load_set, set_available
+from lowdyn.data import DataError, DataMissing, DataSet, downloadable, load_set, set_available
 from lowdyn.experiments.experiment import Experiment, Settings, combine
 from lowdyn.files import DRAFTS, replace_atomically
 from lowdyn.provenance import digest, machine, source_digest, versions
@@ -227,7 +227,12 @@ class Reproduction:
         found = (choice for choice in choices if all(set_available(name, self.data_dir) for name in choice))
         names = next(found, choices[0])
         if self.download and self.data_dir is not None:
-            names = choices[0]
+            obtainable = (
+                choice
+                for choice in choices
+                if all(downloadable(name) or set_available(name, self.data_dir) for name in choice)
+            )
+            names = next(obtainable, choices[0])
         for name in names:
             if name not in self._sets:
                 self._sets[name] = load_set(name, self.data_dir, download=self.download)

@@ -6,11 +6,13 @@ import os
 from typing import TypeAlias
 
 from lowdyn.data.images import ImageSet
+from lowdyn.data.pretrained import NAME as VIT
+from lowdyn.data.pretrained import PretrainedViT, load_pretrained, pretrained_available
 from lowdyn.data.ratings import RATING_SETS, RatingSet, load_ratings, ratings_available
 from lowdyn.data.sentences import SentencePairs, load_sentence_pairs, sentence_pairs_available
 from lowdyn.data.sources import available, load_images
 
-DataSet: TypeAlias = ImageSet | RatingSet | SentencePairs
+DataSet: TypeAlias = ImageSet | RatingSet | SentencePairs | PretrainedViT
 """All have ``name``, ``used`` (how much is held, in words) and ``sha256``."""
 
 
@@ -21,6 +23,8 @@ def load_set(name: str, folder: str | os.PathLike[str] | None = None, download: 
     '297 of 1 797 images'
     """
     kind, _, split = name.partition("/")
+    if kind == VIT:
+        return load_pretrained(folder)
     if kind == "sts_benchmark":
         return load_sentence_pairs(kind, folder, split or "train")
     if kind in RATING_SETS:
@@ -35,6 +39,17 @@ def set_available(name: str, folder: str | os.PathLike[str] | None = None) -> bo
     True
     """
     kind = name.partition("/")[0]
+    if kind == VIT:
+        return pretrained_available(folder)
     if kind in RATING_SETS:
         return ratings_available(folder)
     return sentence_pairs_available(folder) if kind == "sts_benchmark" else available(kind, folder)
+
+
+def downloadable(name: str) -> bool:
+    """Whether :func:`load_set` can fetch ``"data set/split"``; pretrained weights are put there by hand.
+
+    >>> downloadable("cifar10"), downloadable("vit_b_16")
+    (True, False)
+    """
+    return name != VIT

@@ -6,6 +6,8 @@ orthogonal starts of scale 1, SGD with momentum 0.9 and no weight decay, which w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import xarray as xr
@@ -40,24 +42,34 @@ def run(
     images = images.take(min(samples, len(images.labels)))
     inputs, labels = tensors(images)
     network, penultimate = _built(model, images, width, depth, generator)
-    read = weight_matrices(network, rf"^{penultimate}$")[penultimate]
-    start = read().clone()
     updates = epochs * -(-len(labels) // BATCH)
-    tracker = Tracker(
-        network, Spectra(rf"^{penultimate}$", top=0, reference=updates + 1), every=max(1, updates // RECORDS)
+    seen = followed(
+        network,
+        penultimate,
+        updates,
+        lambda tracker: fit(
+            network, inputs, labels, epochs=epochs, lr=lr, generator=generator, weight_decay=0.0, tracker=tracker
+        ),
     )
-    curve = fit(network, inputs, labels, epochs=epochs, lr=lr, generator=generator, weight_decay=0.0, tracker=tracker)
+    return seen.assign_attrs(**described(images), classes=images.num_classes)
+
+
+def followed(network: nn.Module, name: str, updates: int, training: Callable[[Tracker], xr.Dataset]) -> xr.Dataset:
+    """Return what :func:`run` does of the weight ``name``, while ``training`` makes so many ``updates``."""
+    read = weight_matrices(network, rf"^{name}$")[name]
+    start = read().clone()
+    tracker = Tracker(network, Spectra(rf"^{name}$", top=0, reference=updates + 1), every=max(1, updates // RECORDS))
+    curve = training(tracker)
     seen = tracker.trajectory["singular_values"].isel(layer=0)
     return xr.Dataset(
         {
             "singular_values": (("record", "index"), seen.values),
             "record_step": ("record", seen["step"].values),
-            "update_values": ("index", active_subspace([start, read()]).values.numpy()),
+            "update_values": ("index", active_subspace([start, read()]).values.cpu().numpy()),
             "loss": curve["loss"],
             "accuracy": curve["accuracy"],
         },
         coords={"record": np.arange(seen.sizes["step"]), "index": np.arange(seen.sizes["index"])},
-        attrs={**described(images), "classes": images.num_classes},
     )
 
 
