@@ -3,6 +3,8 @@
 A ten-layer perceptron, a small ViT, and the ViT inside transformers' Trainer are trained with and without the tracker,
 in turn. The weights must be the same to the bit, the records at least eight, the reported share at most the budget, and
 what the runs with the tracker take longer, by the median over rounds, within three points of the reported share.
+
+Arguments: a factor on the number of steps, the number of rounds, and one of mlp, vit and trainer to run it alone.
 """
 
 from __future__ import annotations
@@ -76,8 +78,8 @@ def by_hand(build: Callable[[], nn.Module], steps: int) -> Callable[[bool], tupl
     return run
 
 
-def by_trainer(steps: int) -> Callable[[bool], tuple[nn.Module, Tracker | None]]:
-    """Return a function that trains the ViT with transformers' Trainer, tracked or not."""
+def by_trainer(build: Callable[[], nn.Module], steps: int) -> Callable[[bool], tuple[nn.Module, Tracker | None]]:
+    """Return a function that trains ``build()`` with transformers' Trainer, tracked or not."""
 
     def run(tracked: bool) -> tuple[nn.Module, Tracker | None]:
         callback = trainer_callback(Spectra(), every=1, budget=BUDGET)
@@ -86,7 +88,7 @@ def by_trainer(steps: int) -> Callable[[bool], tuple[nn.Module, Tracker | None]]
                 folder, max_steps=steps, per_device_train_batch_size=32, report_to=[], disable_tqdm=True, use_cpu=True,
                 logging_strategy="no", save_strategy="no",
             )  # fmt: skip
-            trainer = Trainer(vit(), arguments, train_dataset=Pictures(), callbacks=[callback] if tracked else [])
+            trainer = Trainer(build(), arguments, train_dataset=Pictures(), callbacks=[callback] if tracked else [])
             trainer.train()
         return trainer.model, callback.tracker
 
@@ -111,8 +113,10 @@ def compared(name: str, run: Callable[[bool], tuple[nn.Module, Tracker | None]],
         differing += weights[True] != weights[False]
     longer = statistics.median(a / b - 1 for a, b in zip(seconds[True], seconds[False], strict=True))
     share = statistics.median(shares)
+    rounds_ = ", ".join(f"{a / b - 1:.1%}" for a, b in zip(seconds[True], seconds[False], strict=True))
     print(
-        f"{name}: {statistics.median(seconds[False]):.1f} s, {longer:.1%} longer, share {share:.1%}, {records} records"
+        f"{name}: {statistics.median(seconds[False]):.1f} s, {longer:.1%} longer ({rounds_}), share {share:.1%}, "
+        f"{records} records"
     )
     return [
         report(f"{name}, runs that differ in a bit", "none", float(differing), 0),
@@ -122,15 +126,20 @@ def compared(name: str, run: Callable[[bool], tuple[nn.Module, Tracker | None]],
     ]
 
 
-def main(scale: float, rounds: int) -> list[bool]:
-    """Return whether all three keep the limits; ``scale`` multiplies the steps."""
-    return [
-        *compared("ten-layer MLP", by_hand(perceptron, int(5000 * scale)), rounds),
-        *compared("small ViT", by_hand(vit, int(1000 * scale)), rounds),
-        *compared("small ViT in the Trainer", by_trainer(int(1000 * scale)), rounds),
-    ]
+def main(scale: float = 1.0, rounds: int = 3, only: str = "") -> list[bool]:
+    """Return whether all three, or ``only`` one, keep the limits; ``scale`` multiplies the steps."""
+    ways = {
+        "mlp": ("ten-layer MLP", by_hand, perceptron, 5000),
+        "vit": ("small ViT", by_hand, vit, 1500),
+        "trainer": ("small ViT in the Trainer", by_trainer, vit, 1500),
+    }
+    kept = []
+    for name, way, build, steps in [ways[only]] if only else ways.values():
+        kept += compared(name, way(build, int(steps * scale)), rounds)
+    return kept
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    finish(main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, int(sys.argv[2]) if len(sys.argv) > 2 else 3))
+    scale, rounds, *only = [*sys.argv[1:], *("1", "3")[len(sys.argv) - 1 :]]
+    finish(main(float(scale), int(rounds), *only))
