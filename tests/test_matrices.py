@@ -24,7 +24,7 @@ def test_convolutions_name_their_reshape():
         )
     )
     found = weight_matrices(model)
-    shown = {name: (matrix.shown, matrix.shape) for name, matrix in found.items()}
+    shown = {name: (matrix.reading.shown, matrix.shape) for name, matrix in found.items()}
     assert shown == {
         "0": ("out x in·5·5", (4, 75)),
         "1": ("out x in·3", (6, 3)),
@@ -77,7 +77,7 @@ def test_embeddings_come_only_when_asked_for():
     model = built(lambda: nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2)))
     assert list(weight_matrices(model)) == ["1"]
     assert list(weight_matrices(model, "0|1")) == ["0", "1"]
-    assert weight_matrices(model, "^0$")["0"].shown == "entries x dim"
+    assert weight_matrices(model, "^0$")["0"].reading.shown == "entries x dim"
 
 
 def test_tied_weights_come_once():

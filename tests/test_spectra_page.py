@@ -55,7 +55,7 @@ def test_what_is_measured_stands_on_the_page(tmp_path, compared):
     found = inspect_weights(*paths[: 1 + compared])
     text = " ".join(Parsed(write_spectra(found, tmp_path / "page.html")).text.split())
     assert "2 matrices with 744 weights" in text
-    assert "8 × 18, made of 8 × 2 × 3 × 3 · float32" in text
+    assert "8 × 18, out x in·3·3 of 8 × 2 × 3 × 3 · float32" in text
     assert ("What training added" in text) == compared
     if compared:
         norms = [torch.cat([tensor.flatten() for tensor in tensors.values()]).norm() for tensors in (after, before)]

@@ -16,8 +16,12 @@ from torch import Tensor
 from lowdyn.arguments import checked_number
 from lowdyn.linalg import rank_of_energy
 from lowdyn.observe.matrices import plain_name
+from lowdyn.observe.reading import PACKED_BY_HEAD, Reading, attention, convolution, split
 from lowdyn.observe.summary import summarize
+from lowdyn.tensor_files import read_config
 from lowdyn.weight_files import WeightFiles, open_weights
+
+CONV1D = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)$")  # GPT-2's linear layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,9 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One matrix of a model: ``stored`` is the shape in the file, ``shape`` (out, in) that of the matrix made of it.
+    """One matrix of a model: ``stored`` is the shape in the file, ``shape`` that of the matrix made of it.
+
+    ``reading`` says how, such as ``out x in·3·3``; queries, keys and values that are stored as one are three layers.
 
     ``update`` is the spectrum of W − W_0 and ``change`` = ‖W − W_0‖_F / ‖W_0‖_F; None without a reference.
     """
@@ -53,6 +59,7 @@ class Layer:
     weight: Spectrum
     update: Spectrum | None = None
     change: float | None = None
+    reading: str = "out x in"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +84,9 @@ def inspect_weights(
     """Return the spectra of the weights at ``model`` and, given a ``reference``, of what was added to it.
 
     Both are files or folders as :func:`~lowdyn.weight_files.open_weights` reads them, one tensor at a time: memory
-    is that of the largest matrix. Vectors (biases, norms) and whole numbers are left out; a tensor with more than two
-    dimensions, such as a convolution (out, in, height, width), is taken as (out, in·height·width). ``layers`` is a
+    is that of the largest tensor. Vectors (biases, norms) and whole numbers are left out; a tensor with more than two
+    dimensions, such as a convolution (out, in, height, width), is taken as (out, in·height·width). Packed queries, keys
+    and values are taken apart as :func:`~lowdyn.observe.weight_matrices` does, and named as there. ``layers`` is a
     pattern that chooses among the names. ``energy`` is the share of ‖·‖_F² that the advised rank must hold.
     ``on_layer`` is called with (number, of how many, name) before each.
 
@@ -95,11 +103,13 @@ def inspect_weights(
     """
     energy = checked_number("energy", energy, at_least=0.0, below=math.nextafter(1.0, 2.0))
     weights = open_weights(model)
-    matrices, notes = _matrices(weights)
     other = None if reference is None else open_weights(reference)
-    pairs: dict[str, str] = {}
+    heads = next((count for one in (weights, other) if one is not None and (count := _heads(one.path))), None)
+    matrices, notes = _matrices(weights, heads)
+    pairs: dict[str, _Stored] = {}
     if other is not None:
-        pairs, unpaired = _pairs(matrices, weights, other)
+        theirs, _ = _matrices(other, heads)
+        pairs, unpaired = _pairs(matrices, weights, theirs, other)
         notes += unpaired
     chosen = _chosen(list(matrices), layers, weights.path)
     found = []
@@ -110,23 +120,63 @@ def inspect_weights(
     return Inspection(str(model), None if reference is None else str(reference), energy, tuple(found), tuple(notes))
 
 
-def _matrices(weights: WeightFiles) -> tuple[dict[str, str], list[str]]:
-    """Return the matrices of a model, plain name -> name in the file, and what is left out."""
-    found: dict[str, str] = {}
-    vectors, numbers = 0, []
+@dataclass(frozen=True)
+class _Stored:
+    """A matrix by the name of the tensor that holds it and how it is read from that."""
+
+    key: str
+    reading: Reading
+
+
+def _heads(path: Path) -> int | None:
+    """Return the number of attention heads, where a config beside the weights says it."""
+    config = read_config(path if path.is_dir() else path.parent)
+    heads = config.get("num_attention_heads", config.get("n_head"))
+    return heads if type(heads) is int and heads > 0 else None
+
+
+def _matrices(weights: WeightFiles, heads: int | None) -> tuple[dict[str, _Stored], list[str]]:
+    """Return the matrices of a model by plain name, and what is left out or left whole."""
+    found: dict[str, _Stored] = {}
+    vectors, numbers, whole = 0, [], []
+    # GPT-2's way to store linear layers, as (in, out), shows in the one that is not square.
+    conv1d = any(
+        name.endswith("c_attn.weight") and len(shape) == 2 and shape[1] == 3 * shape[0]
+        for name, shape in weights.shapes.items()
+    )
     for name, shape in weights.shapes.items():
         if len(shape) < 2:
             vectors += 1
         elif not weights.dtypes[name].is_floating_point or 0 in shape:
             numbers.append(name)
         else:
-            found[plain_name(name).removesuffix(".weight")] = name
+            readings = _readings(plain_name(name), shape, heads, conv1d)
+            found |= {one: _Stored(name, reading) for one, reading in readings.items()}
+            if len(readings) == 1 and PACKED_BY_HEAD.search(plain_name(name).removesuffix(".weight")):
+                whole.append(name)
     if not found:
         raise ValueError(f"{weights.path}: no matrix of floating-point numbers among {len(weights.shapes)} tensors")
     notes = [f"vectors and scalars (biases, norms), left out: {vectors}"] if vectors else []
     if numbers:
         notes.append(f"not floating-point, left out: {_some(numbers)}")
+    if whole:
+        notes.append(f"queries, keys and values left together, for want of a config.json with heads: {_some(whole)}")
     return found, notes
+
+
+def _readings(name: str, shape: tuple[int, ...], heads: int | None, conv1d: bool) -> dict[str, Reading]:
+    """Return the matrices in one tensor by the names that Spectra would give them."""
+    module, _, attribute = name.rpartition(".")
+    if len(shape) > 2:
+        return {name.removesuffix(".weight"): convolution(shape[2:])}
+    if attribute == "weight":
+        whole = Reading(transposed=conv1d and CONV1D.search(module) is not None)
+        parts = split(module, whole, shape, heads)
+    else:
+        parts = attention(attribute) or {}
+        if attribute == "in_proj_weight" and shape[0] != 3 * shape[1]:
+            parts = {}
+    return {".".join(filter(None, (module, one))): reading for one, reading in parts.items()} or {name: Reading()}
 
 
 def _chosen(names: list[str], layers: str | None, path: Path) -> list[str]:
@@ -140,11 +190,12 @@ def _chosen(names: list[str], layers: str | None, path: Path) -> list[str]:
     return found
 
 
-def _pairs(matrices: dict[str, str], weights: WeightFiles, other: WeightFiles) -> tuple[dict[str, str], list[str]]:
-    """Return the matrices that model and reference share, plain name -> name in the reference, and notes."""
-    theirs, _ = _matrices(other)
+def _pairs(
+    matrices: dict[str, _Stored], weights: WeightFiles, theirs: dict[str, _Stored], other: WeightFiles
+) -> tuple[dict[str, _Stored], list[str]]:
+    """Return the matrices that model and reference share, by plain name as they are in the reference, and notes."""
     shared = [name for name in matrices if name in theirs]
-    reshaped = [name for name in shared if weights.shapes[matrices[name]] != other.shapes[theirs[name]]]
+    reshaped = [name for name in shared if _shape(weights, matrices[name]) != _shape(other, theirs[name])]
     pairs = {name: theirs[name] for name in shared if name not in reshaped}
     if not pairs:
         raise ValueError(
@@ -163,18 +214,22 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
+def _shape(weights: WeightFiles, stored: _Stored) -> tuple[int, ...]:
+    return stored.reading.shape(weights.shapes[stored.key])
+
+
 def _layer(
-    name: str, key: str, weights: WeightFiles, other: WeightFiles | None, their_key: str | None, energy: float
+    name: str, stored: _Stored, weights: WeightFiles, other: WeightFiles | None, theirs: _Stored | None, energy: float
 ) -> Layer:
-    dtype = weights.dtypes[key]
-    weight = _matrix(weights, key)
+    dtype = weights.dtypes[stored.key]
+    weight = _matrix(weights, stored)
     try:
         spectrum = _spectrum(weight, energy)
         added = change = None
-        if other is not None and their_key is not None:
-            before = _matrix(other, their_key)
+        if other is not None and theirs is not None:
+            before = _matrix(other, theirs)
             norm = float(before.norm(dtype=torch.float64))
-            coarser = max(dtype, other.dtypes[their_key], key=lambda one: torch.finfo(one).eps)
+            coarser = max(dtype, other.dtypes[theirs.key], key=lambda one: torch.finfo(one).eps)
             update = weight.to(torch.promote_types(weight.dtype, before.dtype)).sub_(before)  # in its place
             added = _spectrum(update, energy, _rounding(spectrum.norm, weight.shape, coarser))
             change = added.norm / norm if norm else math.inf if added.norm else 0.0
@@ -182,12 +237,13 @@ def _layer(
         raise ValueError(f"{weights.path}: {name}: {error}") from None
     rows, columns = weight.shape
     kind = str(dtype).removeprefix("torch.")
-    return Layer(name, weights.shapes[key], (rows, columns), kind, spectrum, added, change)
+    shown = stored.reading.shown
+    return Layer(name, weights.shapes[stored.key], (rows, columns), kind, spectrum, added, change, shown)
 
 
-def _matrix(weights: WeightFiles, key: str) -> Tensor:
+def _matrix(weights: WeightFiles, stored: _Stored) -> Tensor:
     """Return a tensor as a matrix (out, in), in float32 at least."""
-    tensor = weights.read(key).flatten(start_dim=1)
+    tensor = stored.reading(weights.read(stored.key))
     # The eps of half precision times the width of a layer exceeds 1: no value would count as more than rounding.
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 

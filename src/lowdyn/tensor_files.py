@@ -39,6 +39,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # 200 000 tensors need less; Python's objects for a header take some twenty times its size.
 _LONGEST_HEADER = 32 * 2**20
 _MOST_DIMENSIONS = 64
+_LONGEST_CONFIG = 2**20
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,25 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the header names {twice!r} twice")
     return found
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Return the ``config.json`` that transformers puts beside weights, empty where there is none.
+
+    ValueError, in one line, for what is no JSON object.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _LONGEST_CONFIG:
+            raise ValueError("it is too long")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no config that can be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: no config: it is no JSON object")
+    return config
 
 
 def tensor_parts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lowdyn.networks.vit import SmallViT
-from lowdyn.tensor_files import TensorFile
+from lowdyn.tensor_files import TensorFile, read_config
 
 HEAD_WIDTH = 64  # of every ViT from tiny to large; a config.json says its own
 EPSILON = 1e-6  # of the layer norms, where no config.json says otherwise
-LONGEST_CONFIG = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def pretrained_vit(path: str | Path, num_classes: int, *, generator: torch.Gener
     try:
         file = TensorFile(path)
         names, prefix = _names_of(file)
-        config = _config(path.with_name("config.json"))
+        config = read_config(path.parent)
         sizes = _sizes(file, names, prefix, config)
         model = SmallViT(num_classes=num_classes, generator=generator, **sizes)
         _fill(model, file, names, prefix)
@@ -93,20 +91,6 @@ def _names_of(file: TensorFile) -> tuple[_Names, str]:
             if prefix + names.outer["class_token"] in file.entries:
                 return names, prefix
     raise ValueError("no vision transformer: neither embeddings.cls_token (transformers) nor cls_token (timm) is in it")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        if path.stat().st_size > LONGEST_CONFIG:
-            raise ValueError("it is too long")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no config that can be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path}: no config: it is no JSON object")
-    return config
 
 
 def _shape(file: TensorFile, name: str, dimensions: int) -> tuple[int, ...]:

@@ -6,18 +6,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lowdyn.networks.linear import Factor
+from lowdyn.observe.reading import Reading, attention, convolution, split
 
 # What DDP puts in front, and torch.compile wherever it wraps; a submodule of one's own named "module" stays.
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)(?:\.|$))+|(?<=\.)_orig_mod(?:\.|$)")
-PACKED = re.compile(r"(?:^|\.)(?:qkv|c_attn)$")  # linear layers whose rows are all queries, all keys, all values
-QUERY_KEY_VALUE = ("q", "k", "v")
 
 
 def plain_name(name: str) -> str:
@@ -42,25 +40,20 @@ def select(names: list[str], layers: str | None, what: str) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class WeightMatrix:
-    """One weight of a module, read as a matrix (…, out, in) whenever it is called.
-
-    ``part`` (i, n) is the i-th of n equal parts of the rows, for packed weights; ``shown`` says how the parameter
-    was made a matrix, such as ``out x in·3·3``.
-    """
+    """One weight of a module, read as a matrix (…, out, in) whenever it is called; ``reading`` says how."""
 
     module: nn.Module
     attribute: str
-    shown: str
-    flat: bool = False
-    transposed: bool = False
-    part: tuple[int, int] | None = None
+    reading: Reading
 
     @property
     def key(self) -> tuple[int, int]:
         """What two names of one tied weight share."""
         parameter = self.module._parameters.get(self.attribute)
         # A parametrized weight is a new tensor at every reading: it is its module's own.
-        return id(self.module if parameter is None else parameter), 0 if self.part is None else self.part[0]
+        return id(
+            self.module if parameter is None else parameter
+        ), 0 if self.reading.part is None else self.reading.part[0]
 
     @property
     def exact(self) -> bool:
@@ -72,11 +65,7 @@ class WeightMatrix:
         """Shape (…, out, in), without gathering a weight that is sharded over processes."""
         with _parametrizations_at_rest(self.module):
             shape = tuple(getattr(self.module, self.attribute).shape)
-        if self.flat:
-            shape = (shape[0], prod(shape[1:]))
-        if self.transposed:
-            shape = (*shape[:-2], shape[-1], shape[-2])
-        return shape if self.part is None else (shape[0] // self.part[1], *shape[1:])
+        return self.reading.shape(shape)
 
     def __call__(self) -> Tensor:
         """Return the matrix of the moment, detached; a view wherever a view can be.
@@ -87,11 +76,7 @@ class WeightMatrix:
             weight = getattr(self.module, self.attribute).detach()
         if hasattr(weight, "full_tensor"):
             weight = weight.full_tensor()
-        if self.flat:
-            weight = weight.flatten(start_dim=1)
-        if self.transposed:
-            weight = weight.mT
-        return weight if self.part is None else weight.chunk(self.part[1], dim=0)[self.part[0]]
+        return self.reading(weight)
 
 
 def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, WeightMatrix]:
@@ -101,7 +86,8 @@ def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, We
 
     - linear layers and the factors of a deep linear network: (out, in), under the module's name
     - ``nn.MultiheadAttention``, packed or not: its ``q``, ``k`` and ``v``, each (out, in), as ``attention.q`` …; so
-      also linear layers called ``qkv`` (rows: all queries, all keys, all values) and GPT-2's ``c_attn``
+      also linear layers called ``qkv`` (rows: all queries, all keys, all values) and GPT-2's ``c_attn``, and, of a
+      model whose ``config`` says ``num_attention_heads``, ``query_key_value`` (head by head)
     - convolutions: (out, in·k·k), a transposed convolution (in, out·k·k); of a grouped one, in and out are a group's
     - embeddings: (entries, dim), only when ``layers`` is given and matches
 
@@ -113,8 +99,9 @@ def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, We
     ['q', 'out_proj']
     """
     found: dict[str, WeightMatrix] = {}
+    heads = _heads(model)
     for name, module in model.named_modules():
-        for suffix, matrix in _matrices_of(plain_name(name), module):
+        for suffix, matrix in _matrices_of(plain_name(name), module, heads):
             if layers is not None or not isinstance(module, nn.Embedding):
                 found[".".join(filter(None, (plain_name(name), suffix))) or "self"] = matrix
     chosen: dict[tuple[int, int], str] = {}
@@ -123,31 +110,31 @@ def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, We
     return {name: found[name] for name in chosen.values()}
 
 
-def _matrices_of(name: str, module: nn.Module) -> Iterator[tuple[str, WeightMatrix]]:
+def _heads(model: nn.Module) -> int | None:
+    """Return the number of attention heads, where some ``config`` in the model, as transformers' have one, says it."""
+    counts = (getattr(getattr(one, "config", None), "num_attention_heads", None) for one in model.modules())
+    return next((count for count in counts if isinstance(count, int)), None)
+
+
+def _matrices_of(name: str, module: nn.Module, heads: int | None) -> Iterator[tuple[str, WeightMatrix]]:
     """Yield the matrices that ``module`` itself holds, each with what its name adds to the module's."""
     if isinstance(module, nn.MultiheadAttention):
-        for place, one in enumerate(QUERY_KEY_VALUE):
-            if module.in_proj_weight is not None:
-                yield one, WeightMatrix(module, "in_proj_weight", "out x in", part=(place, 3))
-            else:
-                yield one, WeightMatrix(module, f"{one}_proj_weight", "out x in")
+        for attribute, _ in module.named_parameters(recurse=False):
+            for one, reading in (attention(attribute) or {}).items():
+                yield one, WeightMatrix(module, attribute, reading)
     # Not torch's but transformers' own class, known by its name: a linear layer stored as (in, out).
     elif isinstance(module, nn.Linear | Factor) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf")):
-        transposed = not isinstance(module, nn.Linear | Factor)
-        whole = WeightMatrix(module, "weight", "out x in", transposed=transposed)
+        whole = Reading(transposed=not isinstance(module, nn.Linear | Factor))
         if not _is_floating(module):
             return
-        if PACKED.search(name) and whole.shape[-2] == 3 * whole.shape[-1]:
-            for place, one in enumerate(QUERY_KEY_VALUE):
-                yield one, WeightMatrix(module, "weight", "out x in", transposed=transposed, part=(place, 3))
-        else:
-            yield "", whole
+        stored = WeightMatrix(module, "weight", Reading()).shape
+        for suffix, reading in split(name, whole, stored, heads).items():
+            yield suffix, WeightMatrix(module, "weight", reading)
     elif isinstance(module, _ConvNd):
-        first, second = ("in", "out") if isinstance(module, _ConvTransposeNd) else ("out", "in")
-        kernel = "".join(f"·{size}" for size in module.kernel_size)
-        yield "", WeightMatrix(module, "weight", f"{first} x {second}{kernel}", flat=True)
+        reading = convolution(tuple(module.kernel_size), transposed=isinstance(module, _ConvTransposeNd))
+        yield "", WeightMatrix(module, "weight", reading)
     elif isinstance(module, nn.Embedding):
-        yield "", WeightMatrix(module, "weight", "entries x dim")
+        yield "", WeightMatrix(module, "weight", Reading("entries x dim"))
 
 
 def _is_floating(module: nn.Module) -> bool:

@@ -132,7 +132,7 @@ class SpectraLook:
         self.dims = {"index": f"{prefix}index" if self.compact else "index", "move": f"{prefix}move"}
         self.coords: dict[str, Any] = {
             "layer": list(matrices),
-            "matrix": ("layer", [matrix.shown for matrix in matrices.values()]),
+            "matrix": ("layer", [matrix.reading.shown for matrix in matrices.values()]),
             self.dims["index"]: np.r_[0:top, -top:0] if self.compact else np.arange(self.length),
             "part": list(PARTS),
             self.dims["move"]: np.arange(self.moves),

@@ -1,0 +1,99 @@
+"""How a stored tensor is read as one matrix or several: in a module that trains and in a file alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from math import prod
+
+from torch import Tensor
+
+# Layers whose rows are all queries, then all keys, then all values; and those that go head by head.
+PACKED = re.compile(r"(?:^|\.)(?:qkv|c_attn)$")
+PACKED_BY_HEAD = re.compile(r"(?:^|\.)query_key_value$")
+QUERY_KEY_VALUE = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a tensor becomes a matrix (…, out, in): ``shown`` says it, such as ``out x in·3·3``.
+
+    The dimensions after the first become one (``flat``), or the last two change places (``transposed``); ``part``
+    (i, n) is then the i-th of n equal parts of the rows, within each of ``heads`` equal blocks of them.
+    """
+
+    shown: str = "out x in"
+    flat: bool = False
+    transposed: bool = False
+    part: tuple[int, int] | None = None
+    heads: int = 1
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the matrix made of a tensor of shape ``stored``."""
+        if self.flat:
+            stored = (stored[0], prod(stored[1:]))
+        if self.transposed:
+            stored = (*stored[:-2], stored[-1], stored[-2])
+        return stored if self.part is None else (stored[0] // self.part[1], *stored[1:])
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Return the matrix, a view of ``tensor`` wherever a view can be.
+
+        >>> import torch
+        >>> Reading(part=(1, 2), heads=2)(torch.arange(4.0)[:, None]).flatten()
+        tensor([1., 3.])
+        """
+        if self.flat:
+            tensor = tensor.flatten(start_dim=1)
+        if self.transposed:
+            tensor = tensor.mT
+        if self.part is None:
+            return tensor
+        place, count = self.part
+        if self.heads == 1:
+            return tensor.chunk(count, dim=0)[place]
+        return tensor.reshape(self.heads, count, -1, tensor.shape[-1])[:, place].flatten(0, 1)
+
+
+def split(name: str, whole: Reading, stored: tuple[int, ...], heads: int | None) -> dict[str, Reading]:
+    """Return the matrices in the linear layer ``name``, by what their names add to it: q, k and v if it is packed.
+
+    ``qkv`` (DeiT and other vision transformers) and ``c_attn`` (GPT-2) hold all queries, all keys, all values;
+    ``query_key_value`` (GPT-NeoX, BLOOM) one head's after the other's, which takes the number of ``heads`` to tell
+    apart. A layer of other proportions than 3·d x d, such as one whose heads share keys, is one matrix.
+
+    >>> [list(split(name, Reading(), (12, 4), None)) for name in ("attn.qkv", "query_key_value")]
+    [['q', 'k', 'v'], ['']]
+    """
+    rows, columns = whole.shape(stored)[-2:]
+    if rows == 3 * columns and PACKED.search(name):
+        return _thirds(whole, 1)
+    if rows == 3 * columns and PACKED_BY_HEAD.search(name) and heads and columns % heads == 0:
+        return _thirds(whole, heads)
+    return {"": whole}
+
+
+def _thirds(whole: Reading, heads: int) -> dict[str, Reading]:
+    return {one: replace(whole, part=(place, 3), heads=heads) for place, one in enumerate(QUERY_KEY_VALUE)}
+
+
+def attention(attribute: str) -> dict[str, Reading] | None:
+    """Return the same of a weight of torch's ``nn.MultiheadAttention``, None for another ``attribute``.
+
+    >>> list(attention("in_proj_weight")), list(attention("k_proj_weight")), attention("weight")
+    (['q', 'k', 'v'], ['k'], None)
+    """
+    if attribute == "in_proj_weight":
+        return _thirds(Reading(), 1)
+    single = {f"{one}_proj_weight": {one: Reading()} for one in QUERY_KEY_VALUE}
+    return single.get(attribute)
+
+
+def convolution(kernel: tuple[int, ...], *, transposed: bool = False) -> Reading:
+    """Return how the weight of a convolution, of a transposed one (in, out, …), is read.
+
+    >>> convolution((3, 5)).shown
+    'out x in·3·5'
+    """
+    first, second = ("in", "out") if transposed else ("out", "in")
+    return Reading(f"{first} x {second}" + "".join(f"·{size}" for size in kernel), flat=True)
