@@ -1,5 +1,6 @@
 """One of two processes that train a model together and track it; started by test_spectra_ranks.py."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from lowdyn import Spectra, Tracker
 from lowdyn.networks import MLP
+from lowdyn.observe.following import Followed
 from lowdyn.trajectory import save
 
 STEPS, SIZES = 3, (200, 230, 6)
@@ -32,6 +34,34 @@ def train(wrap=lambda model: model, rank=0, processes=1, budget=None):
     return tracker
 
 
+class Counted:
+    """The names of the weights that were looked at in this process, in order."""
+
+    def __init__(self):
+        self.shapes, look = [], Followed.look
+
+        def counted(followed, weight, step):
+            self.shapes.append(list(weight.shape))
+            return look(followed, weight, step)
+
+        Followed.look = counted
+
+
+def failing(rank):
+    """One layer is no longer finite from the first step on: who records what, and whether training goes on."""
+    tracker = train(lambda model: damaged(shard(model)), rank, 2)
+    return {"steps": tracker.trajectory["step"].values.tolist(), "failures": tracker.failures}
+
+
+def damaged(model):
+    def damage(*arguments):
+        with torch.no_grad():
+            model.output.weight.fill_(torch.nan)
+
+    model.register_forward_hook(damage)
+    return model
+
+
 def shard(model):
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.factors:
@@ -39,10 +69,25 @@ def shard(model):
     return fully_shard(model, mesh=mesh)
 
 
+def state_of(tracker):
+    """The state in plain numbers, but for what differs from clock to clock; vectors without their sign."""
+    return {
+        name: value.double().abs().flatten().tolist()
+        for name, value in tracker.state_dict().items()
+        if ".look." in name
+    }
+
+
 def main(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    counted = Counted()
     for kind, wrap in (("ddp", nn.parallel.DistributedDataParallel), ("fsdp", shard)):
-        save(train(wrap, rank, 2).trajectory, folder / f"{kind}{rank}.nc")
+        counted.shapes.clear()
+        tracker = train(wrap, rank, 2)
+        save(tracker.trajectory, folder / f"{kind}{rank}.nc")
+        looked = {"shapes": counted.shapes, "state": state_of(tracker)}
+        (folder / f"{kind}{rank}.json").write_text(json.dumps(looked))
+    (folder / f"failing{rank}.json").write_text(json.dumps(failing(rank)))
     # With a budget the two agree on when to look; one that looked alone would wait for the other for ever.
     agreed = train(shard, rank, 2, budget=0.5 if rank else 0.9)
     (folder / f"steps{rank}").write_text(str(agreed.trajectory["step"].values.tolist()))

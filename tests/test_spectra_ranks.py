@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,34 @@ def test_two_processes_see_the_spectra_of_one(kind, folder):
                 np.testing.assert_allclose(seen[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
         # Vectors of a flat bulk turn by the rounding of the weights over a gap.
         np.testing.assert_allclose(seen["left_turn"][:, 1], expected["left_turn"][:, 1], atol=1e-6)
+
+
+def left(folder, name):
+    return [json.loads((folder / f"{name}{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_the_looks_at_a_sharded_model_are_divided(folder):
+    hidden, output = [list(spectra_on_ranks.SIZES[1::-1]), list(spectra_on_ranks.SIZES[:0:-1])]
+    looks = spectra_on_ranks.STEPS + 1
+    assert [one["shapes"] for one in left(folder, "fsdp")] == [[hidden] * looks, [output] * looks]
+    assert [one["shapes"] for one in left(folder, "ddp")] == [[hidden, output] * looks] * 2
+
+
+def test_every_process_has_the_whole_state_of_a_sharded_model(folder):
+    first, second = left(folder, "fsdp")
+    expected = spectra_on_ranks.state_of(spectra_on_ranks.train())
+    assert first["state"] == second["state"]
+    assert first["state"].keys() == expected.keys()
+    for name in ("0.look.0.start", "0.look.1.start", "0.look.0.generator", "0.look.1.left.basis"):
+        np.testing.assert_allclose(first["state"][name], expected[name], atol=1e-6)
+
+
+def test_a_look_that_fails_in_one_process_is_left_out_by_all(folder):
+    first, second = left(folder, "failing")
+    assert first == second
+    assert first["steps"] == [0]
+    assert [one["step"] for one in first["failures"]] == [1, 2, 3]
+    assert all("NaN" in one["because"] or "converge" in one["because"] for one in first["failures"])
 
 
 def test_processes_that_share_a_model_agree_when_to_look(folder):

@@ -56,8 +56,10 @@ def trainer_callback(
             self.tracker.step()
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.tracker is not None and state.is_world_process_zero:
-                replace_atomically(_file(args, state), save(self.tracker.state_dict()))
+            if self.tracker is not None:
+                held = self.tracker.state_dict()  # of a sharded model every process takes part
+                if state.is_world_process_zero:
+                    replace_atomically(_file(args, state), save(held))
 
     return Tracking()
 

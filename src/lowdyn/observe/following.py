@@ -54,7 +54,10 @@ class Followed:
 
     def __call__(self, step: int) -> Seen:
         """Return what is seen now; (…, n) for n singular values, NaN where a cheap look does not see."""
-        weight = self.matrix()
+        return self.look(self.matrix(), step)
+
+    def look(self, weight: Tensor, step: int) -> Seen:
+        """Return the same of ``weight``, this one's as it is now."""
         found = None
         # The reference is exact: angles of middle and trailing subspaces are measured against it later.
         if "weight" in self.blocks and (self.bases is not None or self.references or step < self.after):

@@ -61,6 +61,12 @@ class WeightMatrix:
         return isinstance(self.module, Factor)
 
     @property
+    def spread(self) -> int:
+        """Over how many processes the parameter is spread (FSDP2); 1 where this one holds it."""
+        mesh = getattr(self.module._parameters.get(self.attribute), "device_mesh", None)
+        return 1 if mesh is None else int(mesh.size())
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape (…, out, in), without gathering a weight that is sharded over processes."""
         with _parametrizations_at_rest(self.module):

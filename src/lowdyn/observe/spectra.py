@@ -17,6 +17,7 @@ from lowdyn.observe.enclosure import worthwhile
 from lowdyn.observe.following import Followed
 from lowdyn.observe.matrices import WeightMatrix, select, weight_matrices
 from lowdyn.observe.reduced import ReducedSpectraLook
+from lowdyn.observe.sharing import looks, states
 from lowdyn.observe.summary import QUANTILES
 from lowdyn.observe.turning import warn_of
 from lowdyn.trajectory import Record
@@ -80,8 +81,9 @@ class Spectra:
 
     As soon as one layer is warm, ``index`` has the leading 0 … top − 1 and the trailing −top … −1, as Python counts.
     A warm layer holds its start, its singular vectors at the reference and two narrow blocks: about three times the
-    weight's memory. Weights are read from parameters. One sharded over processes (FSDP2) is gathered, one
-    at a time, so every process must record at the same step.
+    weight's memory. Weights are read from parameters. Those sharded over processes (FSDP2) are gathered, one
+    at a time, and divided among the processes, each of which looks at its share, holds what that needs and gets the
+    whole record; so every process must record at the same step.
 
     >>> from lowdyn import DeepLinearNetwork
     >>> net = DeepLinearNetwork.from_weights([[[3.0, 0.0], [0.0, 1.0]]])
@@ -142,8 +144,8 @@ class SpectraLook:
     def __call__(self, step: int) -> Record:
         """Return the record of the present weights."""
         columns: dict[str, list[np.ndarray]] = {}
-        for one in self.followed.values():
-            for variable, value in one(step).items():
+        for seen in looks(list(self.followed.values()), step):
+            for variable, value in seen.items():
                 columns.setdefault(variable, []).append(self._placed(variable, value).cpu().numpy())
         warn_of(
             (f"{name} {side}", reference)
@@ -175,11 +177,14 @@ class SpectraLook:
         return torch.nn.functional.pad(value, (0, wanted - length), value=torch.nan)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything later looks depend on, as tensors by name: references, starts, blocks, generators."""
+        """Return everything later looks depend on, as tensors by name: references, starts, blocks, generators.
+
+        Of a model that is spread over processes (FSDP2) every process must ask.
+        """
         return {
             f"{place}.{key}": value
-            for place, one in enumerate(self.followed.values())
-            for key, value in one.state().items()
+            for place, state in enumerate(states(list(self.followed.values())))
+            for key, value in state.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
