@@ -103,6 +103,21 @@ def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_records(tmp_path):
     np.testing.assert_array_equal(resumed["left_angles"], expected["left_angles"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_renamed_model_goes_on_when_it_is_made_from_the_checkpoint(tmp_path):
+    """The Trainer restores no renamed module; what it leaves is what from_pretrained has read."""
+    options = {"save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "constant"}
+    whole, second = (trainer_callback(Spectra("layers"), every=2) for _ in range(2))
+    weights = train(tmp_path / "whole", whole, steps=8, **options)
+    train(tmp_path / "cut", trainer_callback(Spectra("layers"), every=2), steps=4, **options)
+    checkpoint = tmp_path / "cut" / "checkpoint-4"
+    again = train(
+        tmp_path / "cut", second, steps=8, resume=True, build=lambda: type(vit()).from_pretrained(checkpoint), **options
+    )
+    assert again == weights
+    np.testing.assert_array_equal(second.tracker.trajectory["move_norm"], whole.tracker.trajectory["move_norm"])
+
+
 def test_the_adapter_asks_for_what_it_needs(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ModuleNotFoundError, match="pip install"):

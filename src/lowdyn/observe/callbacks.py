@@ -30,6 +30,11 @@ def trainer_callback(
     ``tracker``; a step is an update of the optimizer. Every checkpoint that the Trainer writes gets the tracker's
     state in a file beside the model's, and training that goes on from a checkpoint goes on with it.
 
+    The model's weights are the Trainer's business. Of models whose modules transformers has renamed since their weights
+    were published, such as ViT in 5.23, its ``resume_from_checkpoint`` leaves the renamed ones as they are, with no
+    more than a warning of missing keys (huggingface/transformers, issue 43701): make the model by ``from_pretrained``
+    of that checkpoint, which renames.
+
     >>> from lowdyn import Spectra
     >>> callback = trainer_callback(Spectra(), every=10, budget=0.05)
     >>> callback.tracker is None  # until trainer.train()
