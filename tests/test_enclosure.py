@@ -55,6 +55,26 @@ def test_values_are_enclosed_and_settle(name, dtype):
     np.testing.assert_allclose(found.norm, np.linalg.norm(exact), rtol=1e-5)
 
 
+@pytest.mark.parametrize("moved", [0.0, 1e-3, 1e-2, 0.1, 0.5])
+@pytest.mark.parametrize("name", ["flat", "spiked", "decaying", "pairs"])
+def test_settled_from_a_warm_block_means_within_the_aim(name, moved):
+    block = torch.linalg.svd(SPECTRA[name])[2].mT[:, :WIDTH].contiguous()
+    for seed in range(5):
+        matrix = SPECTRA[name] + moved * gaussian(ROWS, COLUMNS, seed=10 + seed) / math.sqrt(ROWS)
+        found = enclose(matrix, block, TOP, seeded())
+        exact = torch.linalg.svdvals(matrix)[:TOP]
+        assert found.settled
+        assert ((found.values - exact).abs() <= 1e-4 * exact).all()
+
+
+def test_a_small_move_takes_two_blocks(monkeypatch):
+    monkeypatch.setattr(enclosure, "BLOCKS", 2)
+    block = torch.linalg.svd(SPECTRA["spiked"])[2].mT[:, :WIDTH].contiguous()
+    moves = (moved * gaussian(ROWS, COLUMNS, seed=10) / math.sqrt(ROWS) for moved in (1e-2, 1.0))
+    settled = [enclose(SPECTRA["spiked"] + move, block, TOP, seeded()).settled for move in moves]
+    assert settled == [True, False]
+
+
 @pytest.mark.parametrize("name", ["spiked", "decaying"])
 def test_values_above_the_bulk_have_a_quadratic_bound(name):
     found = enclose(SPECTRA[name], cold(), TOP, seeded())

@@ -18,7 +18,7 @@ from torch import Tensor
 EXTRA = 16  # columns of the block beyond those asked for: the gap to the next value sets the pace of convergence
 KEPT = 4  # of these, left by the probes: a direction that the block has missed enters through them
 BLOCKS = 7  # most blocks of the Krylov space
-AIM = 1e-4  # relative error of a value at which the space stops growing
+AIM = 1e-4  # relative error of a value, as estimated, at which the space stops growing
 PROBES, DEGREE = 16, 5  # columns and products of the certificate
 FAILURE = 1e-9  # probability of its failing
 
@@ -40,8 +40,8 @@ class Enclosure:
     ``bounds`` (top,) satisfy |σ_i − values_i| ≤ bounds_i; ``turned`` are bounds, in radians, on the largest
     principal angle between the spans of the computed and of the true leading vectors, left and right, π/2 where
     nothing is known; ``next_value`` is the Ritz value after the last, ``rounding`` the part of every bound that no
-    gap makes smaller. ``settled`` says whether the values stopped changing. ``norm`` is ‖W‖_F. ``block`` is where
-    the next look begins.
+    gap makes smaller. ``settled`` says whether the error left in the values is estimated below 1e-4 of them.
+    ``norm`` is ‖W‖_F. ``block`` is where the next look begins.
     """
 
     values: Tensor
