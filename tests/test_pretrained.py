@@ -218,6 +218,14 @@ def test_without_one_it_says_where_to_put_it():
     assert "paper scale" in quick.attrs["cannot"]
 
 
+def test_a_file_that_does_not_fit_is_told_and_not_raised(published):
+    _, folder = published
+    changed(folder, "1.output.dense.bias", None)
+    data = (pictures(), load_set("vit_b_16", folder.parent))
+    seen = pretrained.run(data=data, kept=24, batch=8, steps=5, lr=0.1, generator=seeded())
+    assert "1.output.dense.bias' is missing" in seen.attrs["cannot"]
+
+
 def test_a_download_does_not_ask_for_what_cannot_be_fetched(published):
     _, folder = published
     plan = Plan(({},), data=(("digits/train", "vit_b_16"), ()))

@@ -53,7 +53,7 @@ def run(
     lr: float,
     data: tuple[Any, ...] = (),
 ) -> xr.Dataset:
-    """Return what *spectra* does of ``block<depth>.contract``; without ``steps`` or data why not, as ``cannot``.
+    """Return what *spectra* does of ``block<depth>.contract``; without ``steps``, data or a fit file, ``cannot``: why.
 
     ``data`` are the images, of which at most ``kept`` are trained on, and the checkpoint. ``model`` names the network
     that was read. The last pass over the images is made to its end.
@@ -65,7 +65,10 @@ def run(
     images, checkpoint = _checked(data)
     images = images.take(min(kept, len(images)))
     rows = torch.from_numpy(images.features(statistics=PIXELS))
-    network = pretrained_vit(checkpoint.path, images.num_classes, generator=generator)
+    try:
+        network = pretrained_vit(checkpoint.path, images.num_classes, generator=generator)
+    except ValueError as error:  # the other networks of the claim are judged all the same
+        return _none(str(error))
     name = f"ViT of width {network.class_token.shape[-1]}, {len(network.blocks)} blocks, patches of {network.patch}"
     batches = Minibatches(rows, torch.from_numpy(images.labels), batch, generator)
     epochs = -(-steps // len(batches))

@@ -176,7 +176,10 @@ class Tracker:
         return waiting
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return everything as plain tensors by name, for a checkpoint of any kind (safetensors, torch.save)."""
+        """Return everything as plain tensors by name, for a checkpoint of any kind (safetensors, torch.save).
+
+        Of a model that is spread over processes (FSDP2) every process must ask; all get the whole.
+        """
         self._settle()
         records = [recorder.dataset() for recorder in self._recorders]
         about = {
