@@ -16,12 +16,10 @@ from torch import Tensor
 from lowdyn.arguments import checked_number
 from lowdyn.linalg import rank_of_energy
 from lowdyn.observe.matrices import plain_name
-from lowdyn.observe.reading import PACKED_BY_HEAD, Reading, attention, convolution, split
+from lowdyn.observe.reading import PACKED_BY_HEAD, Reading, of_name
 from lowdyn.observe.summary import summarize
 from lowdyn.tensor_files import read_config
 from lowdyn.weight_files import WeightFiles, open_weights
-
-CONV1D = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)$")  # GPT-2's linear layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +148,7 @@ def _matrices(weights: WeightFiles, heads: int | None) -> tuple[dict[str, _Store
         elif not weights.dtypes[name].is_floating_point or 0 in shape:
             numbers.append(name)
         else:
-            readings = _readings(plain_name(name), shape, heads, conv1d)
+            readings = of_name(plain_name(name), shape, heads, conv1d=conv1d)
             found |= {one: _Stored(name, reading) for one, reading in readings.items()}
             if len(readings) == 1 and PACKED_BY_HEAD.search(plain_name(name).removesuffix(".weight")):
                 whole.append(name)
@@ -162,21 +160,6 @@ def _matrices(weights: WeightFiles, heads: int | None) -> tuple[dict[str, _Store
     if whole:
         notes.append(f"queries, keys and values left together, for want of a config.json with heads: {_some(whole)}")
     return found, notes
-
-
-def _readings(name: str, shape: tuple[int, ...], heads: int | None, conv1d: bool) -> dict[str, Reading]:
-    """Return the matrices in one tensor by the names that Spectra would give them."""
-    module, _, attribute = name.rpartition(".")
-    if len(shape) > 2:
-        return {name.removesuffix(".weight"): convolution(shape[2:])}
-    if attribute == "weight":
-        whole = Reading(transposed=conv1d and CONV1D.search(module) is not None)
-        parts = split(module, whole, shape, heads)
-    else:
-        parts = attention(attribute) or {}
-        if attribute == "in_proj_weight" and shape[0] != 3 * shape[1]:
-            parts = {}
-    return {".".join(filter(None, (module, one))): reading for one, reading in parts.items()} or {name: Reading()}
 
 
 def _chosen(names: list[str], layers: str | None, path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 # Layers whose rows are all queries, then all keys, then all values; and those that go head by head.
 PACKED = re.compile(r"(?:^|\.)(?:qkv|c_attn)$")
 PACKED_BY_HEAD = re.compile(r"(?:^|\.)query_key_value$")
+CONV1D = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)$")  # linear layers that GPT-2 stores as (in, out)
 QUERY_KEY_VALUE = ("q", "k", "v")
 
 
@@ -97,3 +98,24 @@ def convolution(kernel: tuple[int, ...], *, transposed: bool = False) -> Reading
     """
     first, second = ("in", "out") if transposed else ("out", "in")
     return Reading(f"{first} x {second}" + "".join(f"·{size}" for size in kernel), flat=True)
+
+
+def of_name(name: str, stored: tuple[int, ...], heads: int | None, *, conv1d: bool) -> dict[str, Reading]:
+    """Return the matrices in a tensor of a file, by the names that a module's would have.
+
+    ``conv1d`` says that the file is GPT-2's or of its kind; a file does not tell a transposed convolution.
+
+    >>> list(of_name("attn.in_proj_weight", (12, 4), None, conv1d=False))
+    ['attn.q', 'attn.k', 'attn.v']
+    """
+    module, _, attribute = name.rpartition(".")
+    if len(stored) > 2:
+        return {name.removesuffix(".weight"): convolution(stored[2:])}
+    if attribute == "weight":
+        whole = Reading(transposed=conv1d and CONV1D.search(module) is not None)
+        parts = split(module, whole, stored, heads)
+    else:
+        parts = attention(attribute) or {}
+        if attribute == "in_proj_weight" and stored[0] != 3 * stored[1]:
+            parts = {}
+    return {".".join(filter(None, (module, one))): reading for one, reading in parts.items()} or {name: Reading()}
