@@ -114,13 +114,14 @@ def compared(name: str, run: Callable[[bool], tuple[nn.Module, Tracker | None]],
     before, plain = timed(run, False)
     for _ in range(rounds):
         seconds, tracked = timed(run, True)
+        assert tracked[1] is not None
+        seen = tracked[1].trajectory  # now: what passes until the share is asked for counts as training
         after, plain = timed(run, False)
         # Against the runs before and after it: a machine that slows down meanwhile slows down both.
         longer.append(2 * seconds / (before + after) - 1)
         before = after
-        assert tracked[1] is not None
-        shares.append(tracked[1].trajectory.attrs["share"])
-        records.append(tracked[1].trajectory.sizes["step"])
+        shares.append(seen.attrs["share"])
+        records.append(seen.sizes["step"])
         differing += weights(tracked[0]) != weights(plain[0])
     share, middle = statistics.median(shares), statistics.median(longer)
     rounds_ = ", ".join(f"{one:.1%}" for one in longer)
