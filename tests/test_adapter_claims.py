@@ -169,7 +169,9 @@ def small_weights(monkeypatch):
         torch.manual_seed(0)
         weights = BertModel(config, add_pooling_layer=False).state_dict()
     monkeypatch.setattr(minilm, "_parts", lambda: (tokenizer, config, weights))
-    return weights
+    minilm.features_below.cache_clear()
+    yield weights
+    minilm.features_below.cache_clear()
 
 
 def pairs(count, split):
@@ -178,27 +180,37 @@ def pairs(count, split):
     return SentencePairs("sts_benchmark", split, first, second, rng.uniform(0, 5, count), count)
 
 
-def test_sentences_that_share_a_pass_do_not_see_each_other(small_weights):
-    model = minilm.encoder(generator(), renewed=1)
-    tokens = minilm.tokens_of(pairs(6, "dev").first)
-    together = minilm.sentence_vectors(model, tokens)
-    alone = torch.cat([minilm.sentence_vectors(model, [one]) for one in tokens])
-    plain = torch.stack([model(torch.tensor([one])).last_hidden_state[0].mean(dim=0) for one in tokens])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(together, plain, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("upper", [1, 2])
+def test_vectors_are_those_of_the_whole_network_sentence_by_sentence(small_weights, upper, nothing_global_changes):
+    _, config, _ = minilm._parts()
+    with torch.random.fork_rng():
+        whole = BertModel(config, add_pooling_layer=False).eval()
+    whole.load_state_dict(small_weights)
+    sentences = pairs(6, "dev").first
+    expected = [whole(torch.tensor([one])).last_hidden_state[0].mean(dim=0) for one in minilm.tokens_of(sentences)]
+    model = minilm.upper_layers(generator(), count=upper, renewed=0)
+    below = minilm.features_below(sentences, upper)
+    together = minilm.sentence_vectors(model, below)
+    alone = torch.cat([minilm.sentence_vectors(model, [one]) for one in below])
+    torch.testing.assert_close(together, torch.stack(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_last_layers_are_drawn_anew(small_weights, nothing_global_changes):
-    state = minilm.encoder(generator(), renewed=1).state_dict()
-    other = {name for name in state if not torch.equal(state[name], small_weights[name])}
-    assert other == {name for name in state if "layer.1." in name and "LayerNorm" not in name and "bias" not in name}
-    again = minilm.encoder(generator(), renewed=1).state_dict()
+    state = minilm.upper_layers(generator(), count=2, renewed=1).state_dict()
+    held = {name: small_weights[name.replace("layers.", "encoder.layer.", 1)] for name in state}
+    other = {name for name in state if not torch.equal(state[name], held[name])}
+    assert other == {name for name in state if "layers.1." in name and "LayerNorm" not in name and "bias" not in name}
+    again = minilm.upper_layers(generator(), count=2, renewed=1).state_dict()
     assert all(torch.equal(state[name], again[name]) for name in state)
+    for options in ({"count": 1, "renewed": 2}, {"count": 3, "renewed": 1}):
+        with pytest.raises(ValueError, match="this network has 2 layers"):
+            minilm.upper_layers(generator(), **options)
 
 
 def test_all_cosines_are_in_their_order(small_weights):
     dev = pairs(40, "dev")
-    model = minilm.PairCosine(minilm.encoder(generator(), renewed=0), dev.first, dev.second)
+    model = minilm.PairCosine(minilm.upper_layers(generator(), count=1, renewed=0), dev.first, dev.second, upper=1)
     torch.testing.assert_close(model.all(), model(torch.arange(40)).detach(), rtol=1e-5, atol=1e-6)
 
 
@@ -206,13 +218,13 @@ def test_rates_are_chosen_on_pairs_and_a_seed_of_their_own(small_weights, monkey
     calls = []
     trained = fewshot_sts._trained
 
-    def spy(train_pairs, judged, method, samples, rank, steps, lr, seed):
+    def spy(train_pairs, judged, method, samples, rank, adapted, steps, lr, seed):
         calls.append((judged.first, method, lr, seed, steps))
-        return trained(train_pairs, judged, method, samples, rank, steps, lr, seed)
+        return trained(train_pairs, judged, method, samples, rank, adapted, steps, lr, seed)
 
     monkeypatch.setattr(fewshot_sts, "_trained", spy)
     data = (pairs(100, "train"), pairs(60, "dev"))
-    settings = {"samples": 8, "rank": 4, "steps": 3, "dev_pairs": 20}
+    settings = {"samples": 8, "rank": 4, "adapted": 2, "steps": 3, "dev_pairs": 20}
     one, other = (fewshot_sts.run(data=data, **settings, generator=generator(seed)) for seed in (3, 4))
     choices = [call for call in calls if call[3] == fewshot_sts.CHOICE_SEED]
     assert len(choices) == 9  # three rates for three methods, once for both runs

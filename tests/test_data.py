@@ -449,6 +449,69 @@ def write_subset(path: Path, arrays: dict[str, np.ndarray], compression: int = z
     return path
 
 
+FINE = np.arange(24) * 4 + 3
+
+
+def fine_bytes(part: slice) -> bytes:
+    """Like CIFAR-10's, with a coarse label, which is not the class, before the fine one."""
+    planes = COLOURS[part].transpose(0, 3, 1, 2).reshape(-1, 3072)
+    return np.hstack([np.stack([FINE[part] % 20, FINE[part]], 1).astype(np.uint8), planes]).tobytes()
+
+
+OFFICIAL_100 = {
+    "cifar-100-binary": None,
+    "cifar-100-binary/coarse_label_names.txt": b"aquatic_mammals",
+    "cifar-100-binary/fine_label_names.txt": b"apple",
+    "cifar-100-binary/train.bin": fine_bytes(slice(0, 20)),
+    "cifar-100-binary/test.bin": fine_bytes(slice(20, 24)),
+}
+
+
+@pytest.mark.parametrize("form", ["batches", "archive", "subsets"])
+@pytest.mark.parametrize("place", [".", "cifar100"])
+def test_cifar100_in_each_of_its_forms(tmp_path, monkeypatch, form, place):
+    monkeypatch.setattr(cifar, "BATCH_SIZE", 4)
+    if form == "batches":
+        for member, content in OFFICIAL_100.items():
+            if content is not None:
+                write(tmp_path / place / member, content)
+    elif form == "archive":
+        write_archive(tmp_path / place / "cifar-100-binary.tar.gz", OFFICIAL_100)
+    else:
+        for split, part in (("train", slice(0, 20)), ("test", slice(20, 24))):
+            arrays = {"images": COLOURS[part], "labels": FINE[part], "class_names": np.array(cifar.FINE_NAMES)}
+            write_subset(tmp_path / place / f"cifar100-{split}-subset.npz", arrays)
+    train, test = load_images("cifar100", tmp_path), load_images("cifar100", tmp_path, split="test")
+    assert available("cifar100", tmp_path)
+    assert not available("cifar10", tmp_path)
+    assert np.array_equal(np.concatenate([train.images, test.images]), COLOURS)
+    assert np.array_equal(np.concatenate([train.labels, test.labels]), FINE)
+    assert (train.num_classes, train.full_size, test.full_size) == (100, 50_000, 10_000)
+    assert (train.class_names[0], train.class_names[-1]) == ("apple", "worm")
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "words"),
+    [
+        ("train.bin", fine_bytes(slice(0, 20))[:-1], ["only 61479, needed 61480"]),
+        ("test.bin", fine_bytes(slice(0, 20)), ["has 61480 bytes, a batch 12296"]),  # as long as the other
+        ("train.bin", b"\0\x64" + fine_bytes(slice(0, 20))[2:], ["to 100, needed 0 to 99"]),
+        ("train.bin", None, ["not an ordinary file"]),
+        ("meta.pkl", b"x", ["is not one of the official archive's"]),
+    ],
+)
+def test_wrong_members_of_cifar100_are_refused_by_name(tmp_path, monkeypatch, member, content, words):
+    monkeypatch.setattr(cifar, "BATCH_SIZE", 4)
+    name = f"cifar-100-binary/{member}"
+    path = write_archive(tmp_path / "cifar-100-binary.tar.gz", {name: content} | OFFICIAL_100 | {name: content})
+    refused(tmp_path, str(path), name, *words, name="cifar100", split="test" if member == "test.bin" else "train")
+
+
+def test_cifar100_takes_no_labels_of_cifar10(tmp_path):
+    write_subset(tmp_path / "cifar100-train-subset.npz", subset())
+    refused(tmp_path, "cifar100-train-subset.npz", "class_names", name="cifar100")
+
+
 PART_1 = Path("cifar10", "cifar10-train-subset-part1.npz")
 PART_2 = Path("cifar10", "cifar10-train-subset-part2.npz")
 
@@ -616,7 +679,7 @@ def test_a_download_without_pooch_names_the_extra(tmp_path, monkeypatch):
 def test_the_published_md5_are_pinned():
     downloads = [s.downloads for source in sources._SOURCES.values() for s in source.splits.values()]
     pinned = {md5 for files in downloads for md5 in files.values()}
-    assert len(pinned) == 11  # four files for either MNIST, one archive for CIFAR-10, two files for USPS
+    assert len(pinned) == 12  # four files for either MNIST, an archive for either CIFAR, two files for USPS
     assert all(len(md5) == 32 and int(md5, 16) for md5 in pinned)
     assert all(source.url.endswith("/") for source in sources._SOURCES.values())
 

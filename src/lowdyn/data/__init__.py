@@ -1,6 +1,6 @@
 """Real images with labels, ratings and pairs of sentences, checked.
 
-digits, mnist, fashion_mnist, cifar10, usps; movielens_100k; sts_benchmark; weights: vit_b_16.
+digits, mnist, fashion_mnist, cifar10, cifar100, usps; movielens_100k; sts_benchmark; weights: vit_b_16.
 """
 
 from lowdyn.data.checks import DataError, DataMissing

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -45,6 +46,9 @@ class _Source:
     splits: Mapping[str, _Split]  # "train", "test"
 
 
+_Batches: TypeAlias = tuple[tuple[str, ...], str]  # the official files of a split, the pattern of its subsets
+
+
 def _mnist_family(folders: tuple[str, ...], url: str, class_names: tuple[str, ...], *md5: str) -> _Source:
     """28 × 28 grey images in IDX files; ``md5`` of train images, train labels, test images, test labels."""
 
@@ -58,20 +62,20 @@ def _mnist_family(folders: tuple[str, ...], url: str, class_names: tuple[str, ..
     return _Source(folders, url, class_names, splits)
 
 
-def _cifar10() -> _Source:
+def _cifar(name: str, official: cifar.Official, splits: tuple[_Batches, _Batches], md5: str) -> _Source:
+    archive = f"cifar-{name.removeprefix('cifar')}-binary.tar.gz"
+
     def split(size: int, batches: tuple[str, ...], subset: str) -> _Split:
         forms = (
-            _Form(tuple((name,) for name in batches), cifar.read_batches),
-            _Form((("cifar-10-binary.tar.gz",),), partial(cifar.read_archive, members=batches)),
-            _Form(((subset,),), partial(cifar.read_subsets, most=size)),
+            _Form(tuple((batch,) for batch in batches), partial(cifar.read_batches, official=official)),
+            _Form(((archive,),), partial(cifar.read_archive, members=batches, official=official)),
+            _Form(((subset,),), partial(cifar.read_subsets, most=size, class_names=official.class_names)),
         )
-        return _Split(size, forms, {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"})
+        return _Split(size, forms, {archive: md5})
 
-    splits = {
-        "train": split(50_000, cifar.TRAIN, "cifar10-train-subset-part[0-9].npz"),
-        "test": split(10_000, cifar.TEST, "cifar10-test-subset.npz"),
-    }
-    return _Source(("cifar10", "."), "https://www.cs.toronto.edu/~kriz/", cifar.CLASS_NAMES, splits)
+    train, test = splits
+    both = {"train": split(50_000, *train), "test": split(10_000, *test)}
+    return _Source((name, "."), "https://www.cs.toronto.edu/~kriz/", official.class_names, both)
 
 
 def _usps() -> _Source:
@@ -113,7 +117,21 @@ _SOURCES = {
         "bef4ecab320f06d8554ea6380940ec79",
         "bb300cfdad3c16e7a12a480ee83cd310",
     ),
-    "cifar10": _cifar10(),
+    "cifar10": _cifar(
+        "cifar10",
+        cifar.CIFAR10,
+        ((cifar.TRAIN, "cifar10-train-subset-part[0-9].npz"), (cifar.TEST, "cifar10-test-subset.npz")),
+        "c32a1d4ab5d03f1284b67883e8d87530",
+    ),
+    "cifar100": _cifar(
+        "cifar100",
+        cifar.CIFAR100,
+        (
+            (("cifar-100-binary/train.bin",), "cifar100-train-subset.npz"),
+            (("cifar-100-binary/test.bin",), "cifar100-test-subset.npz"),
+        ),
+        "03b5dce01913d631647c71ecec9e9cb8",
+    ),
     "usps": _usps(),
 }
 
@@ -129,8 +147,9 @@ def load_images(
     ``digits`` comes with scikit-learn: of its 1 797 images of 8 × 8 pixels from 0 to 16 the first 1 500 are
     "train" and the last 297 "test". The others are read from ``folder`` (default: the environment variable
     LOWDYN_DATA), each from its own subfolder: IDX files for ``mnist`` and ``fashion_mnist``, gzipped or not;
-    for ``cifar10`` the official binary archive or its extracted batches, else subsets as .npz; for ``usps`` the
-    text files zip.train.gz and zip.test.gz, else LIBSVM's usps.bz2 and usps.t.bz2 (smoothed otherwise). A file may
+    for ``cifar10`` and ``cifar100`` (its hundred fine classes) the official binary archive or its extracted
+    batches, else subsets as .npz; for ``usps`` the text files zip.train.gz and zip.test.gz, else LIBSVM's
+    usps.bz2 and usps.t.bz2 (smoothed otherwise). A file may
     hold fewer images than the official one, see ``ImageSet.used``. With ``download`` a set that is not there
     is fetched first (needs pooch), and must have the published MD5.
 

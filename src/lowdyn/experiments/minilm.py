@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,20 +44,72 @@ def _parts() -> tuple[Any, Any, dict[str, Tensor]]:
     return tokenizer, config, {name: one for name, one in weights.items() if not name.startswith("pooler.")}
 
 
-def encoder(generator: torch.Generator, *, renewed: int) -> nn.Module:
-    """Return the network with the last ``renewed`` of its six layers drawn anew, as BERT draws them."""
+class Layers(nn.Module):
+    """Some layers of a BERT: features (1, tokens, width) and who sees whom (tokens, tokens) -> features."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, features: Tensor, visible: Tensor) -> Tensor:
+        """Return the features after the last of the layers."""
+        for layer in self.layers:
+            features = layer(features, visible)
+        return features
+
+
+def upper_layers(generator: torch.Generator, *, count: int, renewed: int) -> Layers:
+    """Return the last ``count`` of the six layers, the last ``renewed`` of them drawn anew, as BERT draws them."""
+    _, config, weights = _parts()
+    total = config.num_hidden_layers
+    if not renewed <= count <= total:
+        raise ValueError(f"{count} upper layers, {renewed} of them drawn anew: this network has {total} layers")
+    with forked(generator):
+        model = _bert()
+        fresh = {name: one.clone() for name, one in model.state_dict().items()}
+    last = tuple(f"encoder.layer.{total - 1 - i}." for i in range(renewed))
+    state = {name: fresh[name] if last and name.startswith(last) else weights[name] for name in fresh}
+    model.load_state_dict(state)
+    return Layers(model.encoder.layer[total - count :]).train(False)
+
+
+def _bert() -> Any:
     from transformers import BertModel
 
-    _, config, weights = _parts()
-    with forked(generator):
-        model = BertModel(config, add_pooling_layer=False)
-        fresh = {name: one.clone() for name, one in model.state_dict().items()}
-    last = [f"encoder.layer.{config.num_hidden_layers - 1 - i}." for i in range(renewed)]
-    model.load_state_dict(
-        {name: fresh[name] if name.startswith(tuple(last)) else one for name, one in weights.items() if name in fresh}
-    )
+    return BertModel(_parts()[1], add_pooling_layer=False)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.no_grad()
+def features_below(sentences: tuple[str, ...], upper: int) -> list[Tensor]:
+    """Return of each sentence the features (tokens, width) that go into the last ``upper`` layers.
+
+    No way of adapting changes what lies below the layers that it adapts: this is computed once for all of them.
+    """
+    with torch.random.fork_rng(devices=[]):  # what is drawn is overwritten
+        model = _bert()
+    model.load_state_dict({name: _parts()[2][name] for name in model.state_dict()})
     model.train(False)
-    return model
+    lower = Layers(model.encoder.layer[: model.config.num_hidden_layers - upper])
+    tokens = tokens_of(sentences)
+    found: dict[int, Tensor] = {}
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    for i in range(0, len(order), CHUNK):
+        chunk = order[i : i + CHUNK]
+        embedded = [model.embeddings(input_ids=torch.tensor([tokens[j]]))[0] for j in chunk]
+        features = _together(lower, embedded)[0]
+        found |= dict(zip(chunk, torch.split(features, [len(one) for one in embedded]), strict=True))
+    return [found[i] for i in range(len(tokens))]
+
+
+def _together(model: nn.Module, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the features (tokens, width) of all sentences, and the sentence of each token.
+
+    All go through as one sequence in which each sees only itself: no padding is computed.
+    """
+    owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(one) for one in parts]))
+    features: Tensor = model(torch.cat(list(parts))[None], (owner[:, None] == owner)[None, None])[0]
+    return features, owner
 
 
 def tokens_of(sentences: Sequence[str]) -> list[list[int]]:
@@ -65,28 +117,20 @@ def tokens_of(sentences: Sequence[str]) -> list[list[int]]:
     return [one.ids for one in _parts()[0].encode_batch(list(sentences))]
 
 
-def sentence_vectors(model: nn.Module, tokens: Sequence[list[int]]) -> Tensor:
-    """Return the mean of the features of each sentence (sentences, width).
-
-    All sentences go through as one sequence in which each sees only itself: no padding is computed.
-    """
-    lengths = torch.tensor([len(one) for one in tokens])
-    owner = torch.repeat_interleave(torch.arange(len(tokens)), lengths)
-    features = model(
-        input_ids=torch.tensor([[token for one in tokens for token in one]]),
-        position_ids=torch.cat([torch.arange(len(one)) for one in tokens])[None],
-        attention_mask=(owner[:, None] == owner)[None, None],
-    ).last_hidden_state[0]
-    sums = torch.zeros(len(tokens), features.shape[1]).index_add(0, owner, features)
-    return sums / lengths[:, None]
+def sentence_vectors(model: nn.Module, parts: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the features of each sentence (sentences, width); ``parts`` are :func:`features_below`."""
+    features, owner = _together(model, parts)
+    sums = torch.zeros(len(parts), features.shape[1]).index_add(0, owner, features)
+    return sums / torch.tensor([[len(one)] for one in parts])
 
 
 class PairCosine(nn.Module):
-    """Indices of pairs -> cosines of the two sentences' vectors."""
+    """Indices of pairs -> cosines of the two sentences' vectors; ``model`` are the last ``upper`` layers."""
 
-    def __init__(self, model: nn.Module, first: Sequence[str], second: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, first: Sequence[str], second: Sequence[str], *, upper: int) -> None:
         super().__init__()
-        self.model, self.first, self.second = model, tokens_of(first), tokens_of(second)
+        self.model = model
+        self.first, self.second = (features_below(tuple(side), upper) for side in (first, second))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Return the cosine of every pair."""

@@ -47,8 +47,9 @@ def start_factors(
         first, last = config.init_scale * first, config.init_scale * last
     if config.zero_start:
         (cores[-1] if config.compressed else last).zero_()
-    between = Cores(cores.to(dtype)) if count else nn.Identity()
-    return _as_linear(first.to(dtype)), between, _as_linear(last.to(dtype))
+    # Row by row in memory: gradients and Adam's moments take on the layout, and optimizers are slower on another.
+    first, cores, last = (one.to(dtype).contiguous() for one in (first, cores, last))
+    return _as_linear(first), Cores(cores) if count else nn.Identity(), _as_linear(last)
 
 
 def collapsed(first: nn.Linear, cores: nn.Module, last: nn.Linear) -> tuple[Tensor, Tensor]:

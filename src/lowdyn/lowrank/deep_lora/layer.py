@@ -51,7 +51,8 @@ class DeepLoraLinear(nn.Module, BaseTunerLayer):
         factors = start_factors(config, rank, *self.features, name=self._name, dtype=dtype)
         for layers, factor in zip((self.deep_lora_A, self.deep_lora_C, self.deep_lora_B), factors, strict=True):
             layers[adapter_name] = factor
-        self.deep_lora_dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        if config.dropout:
+            self.deep_lora_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.r[adapter_name] = rank
         self.outer_ratio[adapter_name] = config.discrepant_ratio if config.compressed else 1.0
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -118,18 +119,25 @@ class DeepLoraLinear(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the active updates, in the precision of the former."""
-        if self.disable_adapters and self.merged:
+        disabled = self.disable_adapters
+        if disabled and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if disabled or self.merged_adapters:
             return result
-        precision = result.dtype
+        output, ranks = result, self.r
+        rows = x.reshape(-1, x.shape[-1])  # once, and not in every factor, forward and backward
+        # Of a narrow layer a step is calls more than arithmetic: every name is looked up once.
+        firsts, cores, lasts, dropouts = self.deep_lora_A, self.deep_lora_C, self.deep_lora_B, self.deep_lora_dropout
         for adapter in self.active_adapters:
-            if adapter in self.r:
-                first, cores, last = self.factors(adapter)
-                inputs = self.deep_lora_dropout[adapter](self._cast_input_dtype(x, first.weight.dtype))
-                result = result + last(cores(first(inputs)))
-        return result.to(precision)
+            if adapter in ranks:
+                first = firsts[adapter]
+                precision = cast(Tensor, first.weight).dtype
+                inputs = rows if rows.dtype is precision else self._cast_input_dtype(rows, precision)
+                if adapter in dropouts:
+                    inputs = dropouts[adapter](inputs)
+                output = output + lasts[adapter](cores[adapter](first(inputs))).view(result.shape)
+        return output if output.dtype is result.dtype else output.to(result.dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether PEFT may turn the update into LoRA: always (exactly, by :func:`export_lora`)."""
