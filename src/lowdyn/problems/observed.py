@@ -10,7 +10,8 @@ shares there are depends on the entries and not on the threads, so that results 
 of threads, without atomics. The longer side gives the rows, since the room is that of the other.
 
 Where a row has many entries a share goes through it in tiles of columns, for each of which b_j and the room stay in the
-first-level cache: entries are kept a second time, in that order, since jumping from row to row costs what tiles save.
+first-level cache: entries are kept a second time, in that order, since jumping from row to row costs what tiles save,
+and with gaps, so that four at a time they come out even.
 
 numba is imported with this module, which is therefore imported where products are needed and nowhere else.
 """
@@ -30,7 +31,7 @@ from lowdyn.problems.entries import Entries, with_values
 from lowdyn.problems.lanes import LANES, add_scaled, at, dot, dots, load, number, numbers, store, zeros_like
 
 Array = NDArray[np.floating]
-SHARES = 4  # at most, so that their room stays in the caches
+SHARES = 8  # at most, so that their room stays in the caches
 TILE = 40_960  # bytes of a tile's b_j and room; a first-level cache has 48 KiB or more where this was measured
 FULL = 16  # entries of a row in a tile below which tiles cost more than they save
 WIDE = 128  # columns from which rows leave the registers and one compiled form per width is not worth its compilation
@@ -110,7 +111,10 @@ def _parallel_pass(cuts, starts, indices, values, mine, other, gradient, squares
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def _tile(cuts, starts, indices, values, width, new_starts, new_indices, new_values):
-    """Put entries in the order share, tile of ``width`` columns, row; ``new_starts`` comes as zeros."""
+    """Put entries in the order share, tile of ``width`` columns, row, and begin every piece at a multiple of LANES.
+
+    ``new_starts`` comes as zeros; what is left over of the other two stays as it comes.
+    """
     tiles = (len(new_starts) - 1) // (len(starts) - 1)
     for filling in range(2):  # first to count, then to fill
         for share in range(len(cuts) - 1):
@@ -131,7 +135,7 @@ def _tile(cuts, starts, indices, values, width, new_starts, new_indices, new_val
                         new_starts[piece + 1] += 1
         if not filling:
             for piece in range(1, len(new_starts)):
-                new_starts[piece] += new_starts[piece - 1]
+                new_starts[piece] = new_starts[piece - 1] + -(-new_starts[piece] // LANES) * LANES
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -156,10 +160,12 @@ class ObservedProducts:
         self.blocks = (0,) * (padded // LANES)
         self.wide = padded > WIDE
         self.parallel = entries.count * padded >= PARALLEL
-        factors = [torch.zeros(size, padded, dtype=entries.torch_dtype) for size in entries.shape]
-        gradients = [torch.zeros_like(factor) for factor in factors]
-        self.left, self.left_gradient = factors[0][:, :rank], gradients[0][:, :rank]
-        self.right, self.right_gradient = factors[1][:, :rank].mT, gradients[1][:, :rank].mT
+        spare = 0 if self.wide else 1  # a row of zeros, for the gaps of tiles
+        factors = [torch.zeros(size + spare, padded, dtype=entries.torch_dtype) for size in entries.shape]
+        gradients = [torch.zeros(size, padded, dtype=entries.torch_dtype) for size in entries.shape]
+        self.left, self.right = (one[:size, :rank] for one, size in zip(factors, entries.shape, strict=True))
+        self.left_gradient, self.right_gradient = (gradient[:, :rank] for gradient in gradients)
+        self.right, self.right_gradient = self.right.mT, self.right_gradient.mT
         self.factors, self.gradients = [f.numpy() for f in factors], [g.numpy() for g in gradients]
         self.plans: dict[tuple[bool, bool], _Plan] = {}
 
@@ -214,7 +220,7 @@ class _Plan:
         width = TILE // (2 * LANES * len(blocks) * half.data.itemsize)
         self.pattern = _pattern(entries, transposed, shares, width)
         self.squares = np.zeros(rows)
-        room = (columns if both else 0, LANES * len(blocks))
+        room = (columns + 1 if both else 0, LANES * len(blocks))
         # torch aligns to cache lines, numpy does not
         self.rooms = torch.empty(shares, *room, dtype=entries.torch_dtype).numpy()
 
@@ -232,7 +238,9 @@ def _pattern(entries: Entries, transposed: bool, shares: int, width: int) -> tup
     if tiles == 1 or entries.count < FULL * tiles * rows:
         return cuts, half.indptr, half.indices, half.data
     starts = np.zeros(rows * tiles + 1, dtype=half.indptr.dtype)
-    pattern = (cuts, starts, np.empty_like(half.indices), np.empty_like(half.data))
+    places = entries.count + (LANES - 1) * rows * tiles  # at most; gaps hold a zero in the spare column
+    indices, values = np.full(places, columns, dtype=half.indices.dtype), np.zeros(places, dtype=half.data.dtype)
+    pattern = (cuts, starts, indices, values)
     _tile(cuts, half.indptr, half.indices, half.data, width, *pattern[1:])
     entries.tiled[key] = pattern
     return pattern
