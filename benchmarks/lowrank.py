@@ -42,7 +42,9 @@ def step() -> list[bool]:
     return [
         report("parameters", "dense", table.parameters[1] / table.parameters[0], 0.18),
         report("peak memory of a step", "dense", after.peak_bytes / before.peak_bytes, 0.40),
-        report("time of a step", "dense", after.seconds / before.seconds, 1 / 3.5),
+        report(
+            "time of a step", "dense", after.seconds / before.seconds, 1 / 3.5, "a step of 2000-wide layers at rank 10"
+        ),
     ]
 
 

@@ -73,7 +73,13 @@ def compare() -> list[bool]:
     print(f"one pass over {SAMPLES} x {WIDTH}: {1e3 * times['one pass']:.0f} ms")
     print(f"     the two-pass form in float32 takes {times['float32'] / times['one pass']:.1f} times as long")
     return [
-        report("one pass of layer metrics", "the two-pass form in float64", times["one pass"] / times["float64"], 0.25),
+        report(
+            "one pass of layer metrics",
+            "the two-pass form in float64",
+            times["one pass"] / times["float64"],
+            0.25,
+            "layer metrics of 10 000 x 1024 features",
+        ),
         report("one pass of layer metrics", "the forward pass of the layer", times["one pass"] / times["forward"], 1.0),
     ]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 
 def medians(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
@@ -21,10 +24,19 @@ def medians(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> d
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def report(name: str, yardstick: str, ratio: float, limit: float) -> bool:
-    """Print one line of the table; return whether the ratio keeps its limit."""
-    kept = ratio <= limit
+def report(name: str, yardstick: str, ratio: float, limit: float, short: str | None = None) -> bool:
+    """Print one line of the table; return whether the ratio keeps its limit.
+
+    The same goes as a line of JSON to the file that the variable LOWDYN_BENCHMARK_RECORDS names, if any. ``short`` is
+    what README's table calls it: of a script that gives some, only those lines stand there.
+    """
+    kept = bool(ratio <= limit)
     print(f"{'ok  ' if kept else 'FAIL'} {name}: {ratio:.2f} x {yardstick} (at most {limit:g})", flush=True)
+    if path := os.environ.get("LOWDYN_BENCHMARK_RECORDS"):
+        record = {"script": Path(sys.argv[0]).name, "name": name, "short": short, "yardstick": yardstick}
+        record |= {"ratio": float(ratio), "limit": float(limit), "kept": kept}
+        with Path(path).open("a") as file:
+            file.write(json.dumps(record) + "\n")
     return kept
 
 

@@ -145,6 +145,46 @@ def test_threads_change_no_bit(shape):
         assert torch.equal(other[2], results[0][2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(700, 650), (650, 1300)])
+def test_full_rows_are_passed_in_tiles_to_the_same_products(shape, dtype):
+    rank, rows = 9, max(shape)
+    target = gaussian(*shape, dtype=dtype)
+    mask = seen(*shape, fraction=0.4)
+    mask[5], mask[:, 7], mask[3] = False, False, True  # a row and a column without entries, and a full row
+    problem = Completion.from_sparse(stored(target, mask))
+    left, right = gaussian(shape[0], rank, seed=1, dtype=dtype), gaussian(rank, shape[1], seed=2, dtype=dtype)
+    residual = problem.dense().residual(left @ right)
+    expected = (float(residual.square().sum()) / 2, residual @ right.mT, left.mT @ residual)
+    bits = []
+    for parallel in (False, True):
+        products = ObservedProducts(problem.entries, rank)
+        products.parallel = parallel
+        products.left.copy_(left)
+        products.right.copy_(right)
+        found = (products.compute(), products.left_gradient.clone(), products.right_gradient.clone())
+        starts = products.plans[shape[1] > shape[0], True].pattern[1]
+        assert len(starts) > 2 * rows  # more than one piece of every row
+        for one, exact in zip(found, expected, strict=True):
+            assert_close(one, exact, **(TOLERANCE[dtype] if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-2}))
+        assert products.compute(left=False, right=False) == pytest.approx(found[0], rel=1e-6)
+        products.compute(right=False)
+        assert_close(products.left_gradient, found[1], rtol=1e-4, atol=1e-4)
+        products.compute(left=False)
+        assert_close(products.right_gradient, found[2], rtol=1e-4, atol=1e-4)
+        bits.append((found[0], found[1].numpy().tobytes(), found[2].numpy().tobytes()))
+    assert bits[0] == bits[1]
+
+
+def test_the_entries_of_a_tile_are_kept_for_the_next_descent():
+    problem = Completion.from_sparse(stored(gaussian(500, 500), seen(500, 500)))
+    one, two = (ObservedProducts(problem.entries, 9) for _ in range(2))
+    one.compute()
+    two.compute()
+    assert one.plans[False, True].pattern[2] is two.plans[False, True].pattern[2]
+    assert len(problem.entries.tiled) == 1
+
+
 def test_large_residuals_and_nan_are_not_hidden():
     problem = Completion.from_sparse(stored(gaussian(6, 6), seen(6, 6)))
     left = gaussian(6, 2)

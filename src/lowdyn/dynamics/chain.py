@@ -52,8 +52,8 @@ class Loop(ABC):
         self.active: Tensor | None = None  # indices of the runs still training; None while all are
 
     @abstractmethod
-    def loss(self) -> Tensor:
-        """Return the loss at the present weights; one number, or one per run still training."""
+    def loss(self, *, last: bool = False) -> Tensor:
+        """Return the loss at the present weights, one or one per run still training; ``last``: no step follows."""
 
     @abstractmethod
     def advance(self, rates: Sequence[float | Tensor]) -> None:
@@ -101,7 +101,7 @@ class ChainLoop(Loop):
         of_problems = [problem.multiply_adds for problem in self.problems]
         self.multiply_adds = max(*of_problems, *(chain.multiply_adds for chain in self.chains))
 
-    def loss(self) -> Tensor:
+    def loss(self, *, last: bool = False) -> Tensor:
         """Return the loss at the present weights, of all parts together."""
         self.residuals = self._forward()
         triples = zip(self.parts, self.problems, self.residuals, strict=True)

@@ -229,7 +229,7 @@ class CompiledLoop(Loop):
                 *one, core.inputs is None, core.scale, *scalars, table[0], *settings[1:3], *(b[0] for b in settings[3:])
             )
 
-    def loss(self) -> Tensor:
+    def loss(self, *, last: bool = False) -> Tensor:
         """Return the loss at the present weights, of all parts together; one number, or one per run still training."""
         return total_loss(self.current, self._unpacked())
 

@@ -108,7 +108,7 @@ def gradient_descent(
     with _threads(1 if run.multiply_adds < SMALL else torch.get_num_threads()):
         step = 0
         while True:
-            loss = run.loss()
+            loss = run.loss(last=step == steps)
             if not bool(torch.isfinite(loss).all()):
                 stable = _stable_rate(parts[0].problem, start, descent)
                 which = None if runs is None else np.flatnonzero(~np.isfinite(run.spread(loss, ended=0.0))).tolist()

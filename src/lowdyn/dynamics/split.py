@@ -31,7 +31,7 @@ class Products(Protocol):
     """Multiply-adds that torch's threads share."""
 
     def compute(self, *, left: bool, right: bool) -> float | Tensor:
-        """Return the loss over the problem's scale and fill the gradients that are asked for."""
+        """Return the loss over the problem's scale and fill the gradients that are asked for, if any."""
         ...
 
 
@@ -96,12 +96,12 @@ class SplitLoop(Loop):
 
         return ObservedProducts(self.problem.entries, left.shape[-1])
 
-    def loss(self) -> Tensor:
-        """Return the loss at the present weights; one number, or one per run still training."""
+    def loss(self, *, last: bool = False) -> Tensor:
+        """Return the loss at the present weights, one or one per run still training; ``last``: no step follows."""
         if self.known is None:
             self.left.forward()
             self.right.forward()
-            loss = self.products.compute(left=self.left.trains, right=self.right.trains)
+            loss = self.products.compute(left=self.left.trains and not last, right=self.right.trains and not last)
             self.known = torch.as_tensor(self.problem.scale * loss, dtype=torch.float64)
         return self.known
 

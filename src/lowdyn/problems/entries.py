@@ -66,6 +66,11 @@ class Entries:
         """The transpose in canonical CSR form."""
         return _indexed(self.by_row.T.tocsr())
 
+    @cached_property
+    def tiled(self) -> dict[tuple[bool, int, int], tuple[Array, ...]]:
+        """The entries in other orders, which whoever needs them keeps here (:mod:`lowdyn.problems.observed`)."""
+        return {}
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the matrix."""

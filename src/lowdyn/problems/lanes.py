@@ -1,9 +1,9 @@
 """Rows of a matrix in vector registers, for functions that numba compiles.
 
 numba's own loops over ten or twenty columns are too short for its vectorizer. Here a row is a value: ``load`` it,
-``dot`` two, ``add_scaled``, ``store`` it. It consists of ``len(blocks)`` pieces of ``LANES`` numbers, so a matrix has
-LANES · len(blocks) columns, padded with zeros; ``blocks`` is a tuple of any numbers, whose length numba knows at
-compile time, and there is one compiled form per length. Sums run in a fixed order.
+``dot`` two, or one with four at once (``dots``), ``add_scaled``, ``store`` it. It consists of ``len(blocks)`` pieces of
+``LANES`` numbers, so a matrix has LANES · len(blocks) columns, padded with zeros; ``blocks`` is a tuple of any numbers,
+whose length numba knows at compile time, and there is one compiled form per length. Sums run in a fixed order.
 
 numba keeps compiled functions on disk as long as *their* file is unchanged: after a change here, touch theirs.
 """
@@ -53,9 +53,9 @@ def _row(builder, pieces):
 
 def _pointers(context, builder, kind, array, index, row):
     """Return pointers to the pieces of row ``index`` of an array in C order."""
-    struct = context.make_array(kind)(context, builder, array)
-    zero = context.get_constant(types.intp, 0)
-    start = cgutils.get_item_pointer(context, builder, kind, struct, [index, zero], wraparound=False)
+    data = context.make_array(kind)(context, builder, array).data
+    # By the width that is known here and not the array's own: a shift and an addition, which serve other arrays too.
+    start = builder.gep(data, [builder.mul(index, ir.Constant(index.type, LANES * row.count))])
     start = builder.bitcast(start, row.element.as_pointer())
     return [builder.gep(start, [ir.Constant(INDEX, place)]) for place in range(row.count)]
 
@@ -68,9 +68,12 @@ def _fused(builder, one, other, add):
     return builder.call(fma, [one, other, add])
 
 
+def _places(places):
+    return ir.Constant(ir.VectorType(INDEX, len(places)), list(places))
+
+
 def _shuffled(builder, piece, places):
-    order = ir.Constant(ir.VectorType(INDEX, len(places)), list(places))
-    return builder.shuffle_vector(piece, ir.Constant(piece.type, ir.Undefined), order)
+    return builder.shuffle_vector(piece, ir.Constant(piece.type, ir.Undefined), _places(places))
 
 
 @intrinsic
@@ -110,19 +113,29 @@ def zeros_like(typing, row):
     return row(row), generate
 
 
+def _products(builder, one, other):
+    """Return the LANES numbers whose sum is the inner product of two rows."""
+    pairs = list(zip(*(_pieces(builder, row) for row in (one, other)), strict=True))
+    # Two sums side by side: each waits for itself only.
+    sums = [
+        reduce(lambda add, pair: _fused(builder, *pair, add), chain[1:], builder.fmul(*chain[0]))
+        for chain in (pairs[::2], pairs[1::2])
+        if chain
+    ]
+    return sums[0] if len(sums) == 1 else builder.fadd(*sums)
+
+
+def _folded(builder, pair, places, others):
+    """Return the numbers of two pieces at some places plus those at others."""
+    return builder.fadd(*(builder.shuffle_vector(*pair, _places(chosen)) for chosen in (places, others)))
+
+
 @intrinsic
 def dot(typing, one, other):
     """Return the inner product of two rows."""
 
     def generate(context, builder, signature, arguments):
-        pairs = list(zip(*(_pieces(builder, row) for row in arguments), strict=True))
-        # Two sums side by side: each waits for itself only.
-        sums = [
-            reduce(lambda add, pair: _fused(builder, *pair, add), chain[1:], builder.fmul(*chain[0]))
-            for chain in (pairs[::2], pairs[1::2])
-            if chain
-        ]
-        total = sums[0] if len(sums) == 1 else builder.fadd(*sums)
+        total = _products(builder, *arguments)
         width = LANES
         while width > 1:
             width //= 2
@@ -131,6 +144,55 @@ def dot(typing, one, other):
         return builder.extract_element(total, ir.Constant(INDEX, 0))
 
     return one.element(one, other), generate
+
+
+@intrinsic
+def dots(typing, one, first, second, third, fourth):
+    """Return the inner products of ``one`` with four rows, a row of one piece: summed together, in fewer steps."""
+    kind = Row(one.element, 1)
+
+    def generate(context, builder, signature, arguments):
+        a, b, c, d = (_products(builder, arguments[0], other) for other in arguments[1:])
+        low, high = [0, 4, 2, 6], [1, 5, 3, 7]  # within halves, where a shuffle is quickest
+        ab, cd = (_folded(builder, pair, low, high) for pair in ((a, b), (c, d)))  # a0 + a1, b0 + b1, a2 + a3, b2 + b3
+        return _row(builder, [_folded(builder, (ab, cd), [0, 1, 4, 5], [2, 3, 6, 7])])
+
+    return kind(one, first, second, third, fourth), generate
+
+
+@intrinsic
+def numbers(typing, array, place):
+    """Return a row of one piece, the numbers ``place`` … ``place`` + LANES − 1 of a one-dimensional array."""
+    kind = Row(array.dtype, 1)
+
+    def generate(context, builder, signature, arguments):
+        row = context.get_value_type(kind)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), row.element.as_pointer())
+        return _row(builder, [builder.load(pointer, align=array.dtype.bitwidth // 8)])
+
+    return kind(array, types.intp), generate
+
+
+@intrinsic
+def at(typing, array, place):
+    """Return ``array[place]`` of a one-dimensional array, without a look at whether the place is negative."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
+def number(typing, row, place):
+    """Return number ``place`` of a row of one piece."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.extract_element(builder.extract_value(arguments[0], 0), arguments[1])
+
+    return row.element(row, types.intp), generate
 
 
 @intrinsic

@@ -9,10 +9,16 @@ to R Bᵀ in registers, and what they give to Rᵀ A in room of its own; the sha
 shares there are depends on the entries and not on the threads, so that results are the same bit by bit for any number
 of threads, without atomics. The longer side gives the rows, since the room is that of the other.
 
+Where a row has many entries a share goes through it in tiles of columns, for each of which b_j and the room stay in the
+first-level cache: entries are kept a second time, in that order, since jumping from row to row costs what tiles save,
+and with gaps, so that four at a time they come out even.
+
 numba is imported with this module, which is therefore imported where products are needed and nowhere else.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,38 +28,55 @@ from scipy import sparse
 from torch import Tensor
 
 from lowdyn.problems.entries import Entries, with_values
-from lowdyn.problems.lanes import LANES, add_scaled, dot, load, store, zeros_like
+from lowdyn.problems.lanes import LANES, add_scaled, at, dot, dots, load, number, numbers, store, zeros_like
 
 Array = NDArray[np.floating]
 SHARES = 8  # at most, so that their room stays in the caches
+TILE = 40_960  # bytes of a tile's b_j and room; a first-level cache has 48 KiB or more where this was measured
+FULL = 16  # entries of a row in a tile below which tiles cost more than they save
 WIDE = 128  # columns from which rows leave the registers and one compiled form per width is not worth its compilation
 PARALLEL = 1_000_000  # multiply-adds of a pass below which a second thread costs more than it brings
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
-def _row(indices, values, row, mine, other, gradient, both, room, blocks):
-    """Pass over the entries of one row; return its Σ r²."""
-    own = load(mine, row, blocks)
-    total = zeros_like(own)
-    squares = 0.0
-    for place in range(len(values)):
-        column = indices[place]
-        theirs = load(other, column, blocks)
-        residual = dot(own, theirs) - values[place]
-        squares += residual * residual
-        total = add_scaled(total, residual, theirs)
-        if both:
-            store(add_scaled(load(room, column, blocks), residual, own), room, column)
-    store(total, gradient, row)
-    return squares
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _share(first, last, starts, indices, values, mine, other, gradient, squares, both, room, blocks):
+    """Pass over the entries of some rows, tile by tile, LANES at a time and the rest one by one.
+
+    One function, since a call costs much of what the few entries of a row in a tile do.
+    """
     room[:] = 0
-    for row in range(first, last):
-        own = slice(starts[row], starts[row + 1])
-        squares[row] = _row(indices[own], values[own], row, mine, other, gradient, both, room, blocks)
+    squares[first:last] = 0
+    tiles = (len(starts) - 1) // len(squares)
+    piece = first * tiles
+    for tile in range(tiles):
+        for row in range(first, last):
+            own = load(mine, row, blocks)
+            total = load(gradient, row, blocks) if tile else zeros_like(own)
+            square = 0.0
+            begin, end = starts[piece], starts[piece + 1]
+            singles = begin + (end - begin) // LANES * LANES
+            for place in range(begin, singles, LANES):
+                columns = at(indices, place), at(indices, place + 1), at(indices, place + 2), at(indices, place + 3)
+                a, b = load(other, columns[0], blocks), load(other, columns[1], blocks)
+                c, d = load(other, columns[2], blocks), load(other, columns[3], blocks)
+                residuals = add_scaled(dots(own, a, b, c, d), -1, numbers(values, place))
+                square += dot(residuals, residuals)
+                for lane in range(LANES):
+                    residual, column = number(residuals, lane), at(indices, place + lane)
+                    total = add_scaled(total, residual, load(other, column, blocks))
+                    if both:
+                        store(add_scaled(load(room, column, blocks), residual, own), room, column)
+            for place in range(singles, end):
+                column = at(indices, place)
+                theirs = load(other, column, blocks)
+                residual = dot(own, theirs) - at(values, place)
+                square += residual * residual
+                total = add_scaled(total, residual, theirs)
+                if both:
+                    store(add_scaled(load(room, column, blocks), residual, own), room, column)
+            store(total, gradient, row)
+            squares[row] += square
+            piece += 1
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -87,6 +110,35 @@ def _parallel_pass(cuts, starts, indices, values, mine, other, gradient, squares
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
+def _tile(cuts, starts, indices, values, width, new_starts, new_indices, new_values):
+    """Put entries in the order share, tile of ``width`` columns, row, and begin every piece at a multiple of LANES.
+
+    ``new_starts`` comes as zeros; what is left over of the other two stays as it comes.
+    """
+    tiles = (len(new_starts) - 1) // (len(starts) - 1)
+    for filling in range(2):  # first to count, then to fill
+        for share in range(len(cuts) - 1):
+            first, rows = cuts[share], cuts[share + 1] - cuts[share]
+            for row in range(rows):
+                piece, end, free = first * tiles + row, width, 0
+                if filling:
+                    free = new_starts[piece]
+                for place in range(starts[first + row], starts[first + row + 1]):
+                    while indices[place] >= end:
+                        piece, end = piece + rows, end + width
+                        if filling:
+                            free = new_starts[piece]
+                    if filling:
+                        new_indices[free], new_values[free] = indices[place], values[place]
+                        free += 1
+                    else:
+                        new_starts[piece + 1] += 1
+        if not filling:
+            for piece in range(1, len(new_starts)):
+                new_starts[piece] = new_starts[piece - 1] + -(-new_starts[piece] // LANES) * LANES
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _residuals(starts, indices, values, mine, other, out):
     for row in range(len(starts) - 1):
         for place in range(starts[row], starts[row + 1]):
@@ -108,23 +160,24 @@ class ObservedProducts:
         self.blocks = (0,) * (padded // LANES)
         self.wide = padded > WIDE
         self.parallel = entries.count * padded >= PARALLEL
-        factors = [torch.zeros(size, padded, dtype=entries.torch_dtype) for size in entries.shape]
-        gradients = [torch.zeros_like(factor) for factor in factors]
-        self.left, self.left_gradient = factors[0][:, :rank], gradients[0][:, :rank]
-        self.right, self.right_gradient = factors[1][:, :rank].mT, gradients[1][:, :rank].mT
+        spare = 0 if self.wide else 1  # a row of zeros, for the gaps of tiles
+        factors = [torch.zeros(size + spare, padded, dtype=entries.torch_dtype) for size in entries.shape]
+        gradients = [torch.zeros(size, padded, dtype=entries.torch_dtype) for size in entries.shape]
+        self.left, self.right = (one[:size, :rank] for one, size in zip(factors, entries.shape, strict=True))
+        self.left_gradient, self.right_gradient = (gradient[:, :rank] for gradient in gradients)
+        self.right, self.right_gradient = self.right.mT, self.right_gradient.mT
         self.factors, self.gradients = [f.numpy() for f in factors], [g.numpy() for g in gradients]
         self.plans: dict[tuple[bool, bool], _Plan] = {}
 
     def compute(self, *, left: bool = True, right: bool = True) -> float:
-        """Return ½‖R‖²; fill ``left_gradient`` and ``right_gradient``, or only the one asked for."""
+        """Return ½‖R‖²; fill ``left_gradient`` and ``right_gradient`` where asked for, else leave anything there."""
         if self.wide:
             return self._compute_wide(left=left, right=right)
-        both = left == right
+        both = left and right
         rows, columns = self.entries.shape
-        transposed = columns > rows if both else right
+        transposed = right and (columns > rows or not left)
         if (transposed, both) not in self.plans:
-            half = self.entries.by_column if transposed else self.entries.by_row
-            self.plans[transposed, both] = _Plan(half, both, self.blocks, self.entries.torch_dtype)
+            self.plans[transposed, both] = _Plan(self.entries, transposed, both, self.blocks)
         plan, mine = self.plans[transposed, both], int(transposed)
         run = _parallel_pass if self.parallel else _pass
         threads = torch.get_num_threads()
@@ -159,18 +212,38 @@ class ObservedProducts:
 class _Plan:
     """The entries of one side's rows, cut into shares, and their room if they give ``both`` gradients."""
 
-    def __init__(self, half: sparse.csr_array, both: bool, blocks: tuple[int, ...], torch_dtype: torch.dtype) -> None:
-        entries, (rows, columns) = len(half.data), half.shape
+    def __init__(self, entries: Entries, transposed: bool, both: bool, blocks: tuple[int, ...]) -> None:
+        half = entries.by_column if transposed else entries.by_row
+        rows, columns = half.shape
         # Sixteen entries for every place in the room, to make its clearing and summing cheap.
-        shares = int(np.clip(entries // (16 * columns), 1, SHARES)) if both else SHARES
-        cuts = np.searchsorted(half.indptr, np.linspace(0, entries, shares + 1))
-        cuts[0], cuts[-1] = 0, rows
-        self.pattern = (cuts, half.indptr, half.indices, half.data)
+        shares = int(np.clip(entries.count // (16 * columns), 1, SHARES)) if both else SHARES
+        width = TILE // (2 * LANES * len(blocks) * half.data.itemsize)
+        self.pattern = _pattern(entries, transposed, shares, width)
         self.squares = np.zeros(rows)
-        room = (columns if both else 0, LANES * len(blocks))
-        self.rooms = torch.empty(
-            shares, *room, dtype=torch_dtype
-        ).numpy()  # torch aligns to cache lines, numpy does not
+        room = (columns + 1 if both else 0, LANES * len(blocks))
+        # torch aligns to cache lines, numpy does not
+        self.rooms = torch.empty(shares, *room, dtype=entries.torch_dtype).numpy()
+
+
+def _pattern(entries: Entries, transposed: bool, shares: int, width: int) -> tuple[NDArray[Any], ...]:
+    """Return where shares begin, where the pieces of rows begin, indices and values; in tiles where rows are full."""
+    half = entries.by_column if transposed else entries.by_row
+    rows, columns = half.shape
+    tiles = -(-columns // width)
+    key = (transposed, shares, width)
+    if key in entries.tiled:
+        return entries.tiled[key]
+    cuts = np.searchsorted(half.indptr, np.linspace(0, entries.count, shares + 1))
+    cuts[0], cuts[-1] = 0, rows
+    if tiles == 1 or entries.count < FULL * tiles * rows:
+        return cuts, half.indptr, half.indices, half.data
+    starts = np.zeros(rows * tiles + 1, dtype=half.indptr.dtype)
+    places = entries.count + (LANES - 1) * rows * tiles  # at most; gaps hold a zero in the spare column
+    indices, values = np.full(places, columns, dtype=half.indices.dtype), np.zeros(places, dtype=half.data.dtype)
+    pattern = (cuts, starts, indices, values)
+    _tile(cuts, half.indptr, half.indices, half.data, width, *pattern[1:])
+    entries.tiled[key] = pattern
+    return pattern
 
 
 def observed_residual(entries: Entries, left: Tensor, right: Tensor) -> sparse.csr_array:

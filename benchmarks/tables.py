@@ -1,0 +1,82 @@
+"""The tables that ``benchmarks/run`` makes of records: on the terminal, in docs/benchmarks.md and in README.md.
+
+A record is what ``timing.report`` writes: script, name, short, yardstick, ratio, limit, kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+BEGIN = "<!-- benchmarks: made by benchmarks/run --readme -->"
+END = "<!-- end of benchmarks -->"
+
+
+def as_text(records: Sequence[Record], machine: str) -> str:
+    """Return a table for the terminal."""
+    rows = [("script", "what", "yardstick", "ratio", "limit", "")]
+    rows += [(*_row(record), "" if record["kept"] else "NOT KEPT") for record in records]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", machine, ""])
+
+
+def as_page(records: Sequence[Record], machine: str, command: str, date: str, failed: Sequence[str] = ()) -> str:
+    """Return docs/benchmarks.md."""
+    rows = [(*_row(record), "yes" if record["kept"] else "**no**") for record in records]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Made by `{command}` on {date}, not by hand. {machine}.",
+        "",
+        "The ratio is time, or what else the name says, over the yardstick's, both measured in the same run.",
+        "",
+        *_table(("script", "what", "yardstick", "ratio", "at most", "kept"), rows),
+    ]
+    lines += [f"\n`{name}` ended with an error or gave no result." for name in failed]
+    return "\n".join([*lines, ""])
+
+
+def for_readme(records: Sequence[Record]) -> str:
+    """Return README's table: the lines that their script names shortly, or all where it names none."""
+    naming = {record["script"] for record in records if record["short"]}
+    chosen = [record for record in records if record["short"] or record["script"] not in naming]
+    rows = [
+        (f"`{record['script']}`: {record['short'] or record['name']}", record["yardstick"], ratio_text(record["ratio"]))
+        for record in chosen
+    ]
+    return "\n".join(_table(("what", "yardstick", "ratio"), rows))
+
+
+def replaced(text: str, table: str) -> str:
+    """Return ``text`` with ``table`` between the two markers; ValueError where they do not stand once, in order."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the table needs one line {BEGIN!r} and, after it, one line {END!r}")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+
+
+def ratio_text(ratio: float) -> str:
+    """Return a ratio in two or three digits, small ones as 1/n.
+
+    >>> ratio_text(1.083), ratio_text(0.156), ratio_text(1 / 14123), ratio_text(0.0)
+    ('1.08', '1/6.4', '1/14 000', '0')
+    """
+    if ratio >= 0.5 or ratio <= 0:
+        return f"{ratio:.2f}" if ratio else "0"
+    inverse = 1 / ratio
+    digits = 1 if inverse < 10 else 0
+    rounded = float(f"{inverse:.2g}")
+    return "1/" + f"{rounded:,.{digits}f}".replace(",", " ")
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    return (
+        record["script"], record["name"], record["yardstick"], ratio_text(record["ratio"]), f"{record['limit']:.3g}"
+    )  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]

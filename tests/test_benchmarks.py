@@ -1,0 +1,92 @@
+"""The table of benchmarks is made from records alone, and every benchmark names its yardstick and limit."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in ("timing", "tables")]
+JUDGED = [path for path in SCRIPTS if path.stem != "rounding"]  # which only says how far stored runs are off
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tables():
+    return loaded("tables")
+
+
+def record(**values):
+    given = {"script": "a.py", "name": "step", "short": None, "yardstick": "a | b", "ratio": 0.25, "limit": 0.5}
+    return {**given, "kept": values.get("ratio", 0.25) <= 0.5, **values}
+
+
+def test_the_page_says_what_was_measured_where_and_what_was_not_kept(tables):
+    page = tables.as_page(
+        [record(), record(name="pass", ratio=0.75)], "A processor", "benchmarks/run", "2026-01-02", ["c"]
+    )
+    assert "`benchmarks/run` on 2026-01-02" in page
+    assert "A processor" in page
+    assert "| a.py | step | a \\| b | 1/4.0 | 0.5 | yes |" in page
+    assert "| a.py | pass | a \\| b | 0.75 | 0.5 | **no** |" in page
+    assert "`c` ended with an error" in page
+    text = tables.as_text([record(), record(name="pass", ratio=0.75)], "A processor")
+    assert [line.endswith("NOT KEPT") for line in text.splitlines()[:3]] == [False, False, True]
+
+
+def test_readme_takes_the_lines_that_are_named_shortly_or_all_of_a_script(tables):
+    records = [record(short="a step"), record(name="other"), record(script="b.py", name="one"), record(script="b.py")]
+    rows = tables.for_readme(records).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| `a.py`: a step", "| `b.py`: one", "| `b.py`: step"]
+
+
+def test_a_table_is_replaced_between_its_markers_and_nowhere_else(tables):
+    text = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
+    once = tables.replaced(text, "| new |")
+    assert once == f"before\n{tables.BEGIN}\n\n| new |\n\n{tables.END}\nafter\n"
+    assert tables.replaced(once, "| new |") == once
+    for broken in ("nothing", text + text, f"{tables.END}{tables.BEGIN}"):
+        with pytest.raises(ValueError, match="the table needs one line"):
+            tables.replaced(broken, "| new |")
+
+
+def test_readme_has_the_markers(tables):
+    assert tables.replaced((ROOT / "README.md").read_text(encoding="utf-8"), "| new |").count("| new |") == 1
+
+
+def test_ratios_are_short(tables):
+    given = {1.083: "1.08", 0.5: "0.50", 0.156: "1/6.4", 1 / 33: "1/33", 1 / 14123: "1/14 000", 0.0: "0"}
+    assert {ratio: tables.ratio_text(ratio) for ratio in given} == given
+
+
+def test_a_report_goes_to_the_file_of_records(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "records"
+    monkeypatch.setenv("LOWDYN_BENCHMARK_RECORDS", str(path))
+    monkeypatch.setattr(sys, "argv", ["some/folder/a.py"])
+    report = loaded("timing").report
+    assert report("step", "a | b", 0.25, 0.5)
+    assert not report("pass", "a | b", 0.75, 0.5, "a pass")
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert found == [record(), record(name="pass", ratio=0.75, short="a pass")]
+    assert capsys.readouterr().out.startswith("ok   step: 0.25 x a | b (at most 0.5)\nFAIL")
+
+
+@pytest.mark.parametrize("path", JUDGED, ids=lambda path: path.stem)
+def test_every_benchmark_names_its_yardstick_and_limit(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    reports = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "report"]
+    assert reports
+    for call in reports:
+        assert len(call.args) >= 4, f"{path.name}:{call.lineno}"
+        assert not (isinstance(call.args[1], ast.Constant) and not call.args[1].value)
