@@ -30,7 +30,6 @@ myst_links_external_new_tab = False
 autodoc_typehints = "none"  # the docstrings say what is taken, in words and shapes
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
-add_module_names = False
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
 toc_object_entries = False
