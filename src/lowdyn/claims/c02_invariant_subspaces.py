@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.spectra import SPECTRA
 from lowdyn.plots import surfaces
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C2"
+PART = "see"
 TITLE = "Invariant subspaces of deeper layers"
 CLAIM = (
     "In the penultimate weight of a linear network, a perceptron and transformers a few singular values move while "
@@ -29,6 +31,7 @@ DEVIATION = (
     "(ViT 64), 40 epochs (ViT 15); paper: all images found, width 1024 (ViT 256, 6 blocks), 100 epochs. CIFAR-10, or "
     "digits where it is not found. ViT-B/16 needs a local checkpoint and is not run."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (SPECTRA,)
 ENERGY, MARGIN = 0.9, 0.05  # share of ‖W(t) − W(0)‖²_F in the top 2K; share of the initial band left behind
 
@@ -76,4 +79,4 @@ def draw(datasets: Datasets) -> Figure:
         one = cell.isel(seed=0)
         steps[settings["model"]] = one["record_step"].values
         panels[settings["model"]] = one["singular_values"].values
-    return surfaces(steps, panels, title="Singular values of the penultimate weight")
+    return surfaces(steps, panels, title=first_of("Singular values of the penultimate weight", datasets[SPECTRA.name]))
