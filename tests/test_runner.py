@@ -34,6 +34,7 @@ KEYS = {
     *("settings", "seeds", "seconds", "versions", "machine", "data", "key", "figure"),
 }
 HALVING, FIXED = {"steps": 4, "factor": 0.5}, {"steps": 3, "factor": 1.0}
+KEYS |= {"part", "scale_note", "source_sha256"}
 
 
 class Runs:
