@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.pages import open_browser, page, parsed  # noqa: F401 - fixtures
+
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("ci")
 

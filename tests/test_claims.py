@@ -21,7 +21,7 @@ from lowdyn.observe.depth import line_fit
 
 CLAIMS = all_claims()
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run
-ATTRIBUTES = ("ID", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
+ATTRIBUTES = ("ID", "PART", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
 # These networks take seconds at smoke scale; with these settings a fraction of one.
 SMALL = {
     "C1": {"samples": 500, "width": 64, "depth": 6, "epochs": 60},

@@ -80,7 +80,7 @@ def fake(name, title, run=constant, limit=1.0, images=()):
     def check(datasets):
         return [at_most("value", float(datasets[experiment.name]["x"].max()), limit)]
 
-    texts = dict.fromkeys(("CLAIM", "SOURCE", "PUBLISHED", "DEVIATION"), "Nothing.")
+    texts = dict.fromkeys(("PART", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION", "SCALE_NOTE"), "Nothing.")
     shape = {"EXPERIMENTS": (experiment,), "check": check, "draw": lambda _: go.Figure(), "__name__": "lowdyn.files"}
     return SimpleNamespace(ID=name, TITLE=title, **texts, **shape)
 
@@ -287,10 +287,27 @@ def test_a_folder_whose_name_is_no_text(fakes, folder, tmp_path, monkeypatch):
 
 def test_list_names_every_claim():
     printed = lowdyn("list").stdout
+    assert "\x1b" not in printed
     for name, claim in all_claims().items():
-        assert re.search(rf"^{name} +{re.escape(claim.TITLE)}$", printed, re.MULTILINE)
-        assert claim.CLAIM in printed
-        assert claim.SOURCE in printed
+        assert re.search(rf"^{name} +{claim.PART} +{re.escape(claim.TITLE)} ", printed, re.MULTILINE)
+
+
+def test_list_says_one_claim_in_full():
+    claim = all_claims()["C14"]
+    printed = lowdyn("list", "c14").stdout
+    for text in (claim.TITLE, claim.CLAIM, claim.SOURCE, claim.PUBLISHED, claim.DEVIATION, claim.SCALE_NOTE):
+        assert text in printed
+    assert "C15" not in printed
+    assert "unknown claim C99" in refused("list", "C99")
+
+
+def test_list_does_not_load_torch():
+    code = (
+        "import sys; sys.argv = ['lowdyn', 'list']\nfrom lowdyn.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    code += "print([name for name in ('torch', 'xarray', 'lowdyn.claims.claim') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
 
 
 def test_help_names_every_option():

@@ -34,6 +34,7 @@ KEYS = {
     *("settings", "seeds", "seconds", "versions", "machine", "data", "key", "figure"),
 }
 HALVING, FIXED = {"steps": 4, "factor": 0.5}, {"steps": 3, "factor": 1.0}
+KEYS |= {"part", "scale_note", "source_sha256"}
 
 
 class Runs:
@@ -68,7 +69,15 @@ def draw_lines(datasets):
 
 
 def claim(name="C90", of=None, check=check_last, draw=draw_lines):
-    texts = {"TITLE": "Halving", "CLAIM": "It halves.", "SOURCE": "A paper", "PUBLISHED": "0.5", "DEVIATION": "None."}
+    texts = {
+        "PART": "see",
+        "SCALE_NOTE": "",
+        "TITLE": "Halving",
+        "CLAIM": "It halves.",
+        "SOURCE": "A paper",
+        "PUBLISHED": "0.5",
+        "DEVIATION": "None.",
+    }
     of = (experiment() if of is None else of,)
     return SimpleNamespace(ID=name, **texts, EXPERIMENTS=of, check=check, draw=draw, __name__="lowdyn.files")
 

@@ -142,12 +142,24 @@ def _refuse(message: str) -> NoReturn:
 
 
 @app.command("list")
-def list_claims() -> None:
-    """List the claims that can be run."""
-    from lowdyn.claims.claim import all_claims
+def list_claims(
+    ids: Annotated[list[str] | None, typer.Argument(help="Claims such as C4 C17, each said in full.")] = None,
+) -> None:
+    """List the claims with the times measured at each scale; given ids, say those claims in full."""
+    from lowdyn.claims.catalogue import catalogue
+    from lowdyn.report.measured import read_measured
+    from lowdyn.report.table import claim_in_full, claims_legend, claims_table, open_console
 
-    for claim in all_claims().values():
-        typer.echo(f"{claim.ID:<4} {claim.TITLE}\n     {claim.CLAIM}\n     {claim.SOURCE}")
+    claims, measured, console = catalogue(), read_measured(), open_console()
+    if not ids:
+        console.print(claims_table(claims.values(), measured))
+        console.print(claims_legend(measured), style="dim", markup=False)
+        return
+    wanted = {one.upper() for one in ids}
+    if unknown := sorted(wanted - claims.keys()):
+        _refuse(f"unknown claim {', '.join(unknown)}; known are {', '.join(claims)}")
+    for name in (name for name in claims if name in wanted):
+        console.print(claim_in_full(claims[name], measured.get(name, {})), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -227,9 +239,10 @@ def inspect(
     """Show the spectra of a checkpoint on disk, layer by layer; nothing in it is executed."""
     from lowdyn.inspection import inspect_weights
     from lowdyn.report import write_spectra
-    from lowdyn.report.table import printable, spectra_console, spectra_legend, spectra_table
+    from lowdyn.report.formats import printable
+    from lowdyn.report.table import open_console, spectra_legend, spectra_table
 
-    console = spectra_console()
+    console = open_console()
     try:
         with console.status("opening") as status:
 

@@ -124,6 +124,7 @@ class Reproduction:
             reason = None if holds else "; ".join(check.sentence() for check in checks if check.holds is False)
             entry = self._entry(claim, datasets, key=key, holds=holds, reason=reason)
             entry["checks"] = [check.as_json() for check in checks]
+            entry["source_sha256"] = source_digest(claim.__name__)
             entry["figure"] = hashlib.sha256(picture).hexdigest()  # the picture is this result's, not another run's
             json.dumps(entry, allow_nan=False)
         except DataMissing as missing:
@@ -148,11 +149,13 @@ class Reproduction:
         data = next((one["data"] for one in described if one["data"]), None)
         return {
             "id": claim.ID,
+            "part": claim.PART,
             "title": claim.TITLE,
             "claim": claim.CLAIM,
             "source": claim.SOURCE,
             "published": claim.PUBLISHED,
             "deviation": claim.DEVIATION,
+            "scale_note": claim.SCALE_NOTE,
             "scale": self.scale,
             "checks": [],
             **verdict,

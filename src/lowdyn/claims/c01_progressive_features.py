@@ -9,6 +9,7 @@ import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
 from lowdyn.claims.layerwise import rank_correlation, settings_text
+from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import IMAGE_MLP
 from lowdyn.plots import embeddings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C1"
+PART = "see"
 TITLE = "Progressive features of a deep classifier"
 CLAIM = "A ten-layer ReLU network trained on images compresses and separates its classes from shallow to deep layers."
 SOURCE = "Lecture, 'Training a 10-layer nonlinear MLP on CIFAR-10'; Wang et al. 2023, arXiv 2311.02960"
@@ -26,6 +28,7 @@ DEVIATION = (
     "128; quick: 5 000, width 256; paper: all images found, width 1024; 100 epochs, quick 40. Digits where "
     "CIFAR-10 is not found. The rise of discrimination depends on the start."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (IMAGE_MLP,)
 
 
@@ -51,6 +54,7 @@ def check(datasets: Datasets) -> list[Check]:
 def draw(datasets: Datasets) -> Figure:
     """Draw the features of every layer in 2-D, coloured by class."""
     ((_, data),) = each_cell(datasets[IMAGE_MLP.name])
+    title = first_of("Features of every layer: first two principal components", data)
     data = data.isel(seed=0)
     labels = data["label"].values.astype(np.int64)
     panels = {
@@ -58,4 +62,4 @@ def draw(datasets: Datasets) -> Figure:
         for layer in data["layer"].values
     }
     names = json.loads(data.attrs["class_names"])
-    return embeddings(panels, class_names=names, title="Features of every layer: first two principal components")
+    return embeddings(panels, class_names=names, title=title)

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.pretrained import SPECTRA_PRETRAINED
 from lowdyn.experiments.spectra import SPECTRA
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C2"
+PART = "see"
 TITLE = "Invariant subspaces of deeper layers"
 CLAIM = (
     "In the penultimate weight of a linear network, a perceptron and transformers a few singular values move while "
@@ -31,6 +33,7 @@ DEVIATION = (
     "digits where it is not found. ViT-B/16, at paper scale from a checkpoint: 4 000 images, 500 steps of 32 at lr "
     "0.002."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (SPECTRA, SPECTRA_PRETRAINED)
 ENERGY, MARGIN = 0.9, 0.05  # share of ‖W(t) − W(0)‖²_F in the top 2K; share of the initial band left behind
 
@@ -88,4 +91,4 @@ def draw(datasets: Datasets) -> Figure:
     for model, cell in cells:
         one = cell.isel(seed=0)
         steps[model], panels[model] = one["record_step"].values, one["singular_values"].values
-    return surfaces(steps, panels, title="Singular values of the penultimate weight")
+    return surfaces(steps, panels, title=first_of("Singular values of the penultimate weight", datasets[SPECTRA.name]))

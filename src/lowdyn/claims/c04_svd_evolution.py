@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_most, near, shown
+from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.evolution import EVOLUTION
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.plots import surfaces
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C4"
+PART = "predict"
 TITLE = "Evolution of the SVD of the weights"
 CLAIM = (
     "While a deep linear network learns a target of rank r, only 2r singular directions of every weight move; "
@@ -23,6 +25,7 @@ CLAIM = (
 SOURCE = "Lecture, 'Evolution of SVD of the weight matrix'; Yaras et al. 2023, arXiv 2306.01154, theorem figure"
 PUBLISHED = "Three surfaces over (index, step): singular values of W_1, angles of its right and left singular vectors."
 DEVIATION = "None: d = 30, r = 3, L = 3, ε = 1, lr 1 on the mean loss, 50 steps at every scale; all layers judged."
+SCALE_NOTE = ""
 EXPERIMENTS = (EVOLUTION,)
 
 EPS = float(np.finfo(np.float64).eps)
@@ -69,10 +72,12 @@ def check(datasets: Datasets) -> list[Check]:
 
 def draw(datasets: Datasets) -> Figure:
     """Draw the three surfaces of the lecture for W_1 and the first seed, angles in degrees."""
-    data = datasets[EVOLUTION.name].isel(cell=0, seed=0).sel(layer=1)
+    data = datasets[EVOLUTION.name].isel(cell=0).sel(layer=1)
+    title = first_of("Singular value decomposition of W₁(t)", data)
+    data = data.isel(seed=0)
     panels = {
         "singular values σᵢ(t)": data["singular_values"].values,
         "∠(vᵢ(t), vᵢ(1)), degrees": np.degrees(data["right_angles"].values),
         "∠(uᵢ(t), uᵢ(1)), degrees": np.degrees(data["left_angles"].values),
     }
-    return surfaces(data["step"].values, panels, title="Singular value decomposition of W₁(t)")
+    return surfaces(data["step"].values, panels, title=title)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C5"
+PART = "predict"
 TITLE = "Law of parsimony, square case"
 CLAIM = (
     "With d_y = d_x and YXᵀ of rank r, W_l(t) = U_l diag(W̃_l(t), ρ_l(t) I) V_lᵀ with V_{l+1} = U_l fixed and "
@@ -24,6 +25,7 @@ DEVIATION = (
     "The lecture gives no settings: several (d, r, L, ε, λ), 4 000 steps (paper: 6 000) at 0.3 of the stable rate; and "
     "width 100, 300 or 1000 through the exact reduction, its first 200 steps held against the full network."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (THEOREM_SQUARE, THEOREM_LARGE_SQUARE)
 
 
@@ -34,4 +36,4 @@ def check(datasets: Datasets) -> list[Check]:
 
 def draw(datasets: Datasets) -> Figure:
     """Draw the residuals against the step."""
-    return draw_blocks(datasets[THEOREM_SQUARE.name], "Block form, d_y = d_x")
+    return draw_blocks(datasets[THEOREM_SQUARE.name], "Block form, square case")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C6"
+PART = "predict"
 TITLE = "Law of parsimony, wide case"
 CLAIM = (
     "With d_y = r < d_x the same block form holds, with ρ_l(t) that only weight decay changes in layers below the "
@@ -24,6 +25,7 @@ DEVIATION = (
     "The lecture gives no settings: several (d, r, L, ε, λ), 4 000 steps (paper: 6 000) at 0.3 of the stable rate; and "
     "width 100, 300 or 1000 through the exact reduction, its first 200 steps held against the full network."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (THEOREM_WIDE, THEOREM_LARGE_WIDE)
 
 
@@ -34,4 +36,4 @@ def check(datasets: Datasets) -> list[Check]:
 
 def draw(datasets: Datasets) -> Figure:
     """Draw the residuals against the step."""
-    return draw_blocks(datasets[THEOREM_WIDE.name], "Block form, d_y = r < d_x")
+    return draw_blocks(datasets[THEOREM_WIDE.name], "Block form, wide case")

@@ -10,15 +10,17 @@ import xarray as xr
 from lowdyn.claims.block_form import TOLERANCE
 from lowdyn.claims.claim import Check, Datasets, near
 from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.theorem import THEOREM_SCALES
 from lowdyn.experiments.theorem_large import THEOREM_LARGE_SQUARE
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C7"
+PART = "predict"
 TITLE = "Implicit low-rank bias"
 CLAIM = (
     "For all t the d − 2r inert singular values of W_l equal ρ_l(t) and those of W_{L:1} equal Πρ(t); both are at "
@@ -29,6 +31,7 @@ PUBLISHED = "lim ρ(t) = 0 as ε → 0 for all t; at most rank 2r."
 DEVIATION = (
     "The lecture gives no settings: d = 30, r = 3, L = 3, ε from 1 to 0.01 (paper: to 0.003), 0.3 of the stable rate."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (THEOREM_SCALES, THEOREM_LARGE_SQUARE)
 
 
@@ -85,13 +88,13 @@ def _tail(values: xr.DataArray, dim: str, scale: xr.DataArray, inert: int) -> fl
 
 
 def draw(datasets: Datasets) -> Figure:
-    """Draw ρ_1(t) and Πρ(t) as predicted for each ε, first seed."""
+    """Draw ρ_1(t) and Πρ(t) as predicted for each ε, mean and range over seeds."""
     lines = []
     for settings, run in each_cell(datasets[THEOREM_SCALES.name]):
-        scale = run["predicted_scale"].isel(seed=0)
+        scale = run["predicted_scale"]
         name = f"ε = {settings['init_scale']:g}"
-        lines.append(Series(f"{name}: ρ₁", run["step"].values, scale.sel(layer=1).values, group=name))
-        lines.append(Series(f"{name}: Πρ", run["step"].values, scale.prod("layer").values, dash=True, group=name))
+        lines.append(over_seeds(f"{name}: ρ₁", run["step"], scale.sel(layer=1), group=name))
+        lines.append(over_seeds(f"{name}: Πρ", run["step"], scale.prod("layer"), dash=True, group=name))
     return curves(
         lines,
         x_label="step",

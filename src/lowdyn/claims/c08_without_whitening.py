@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_most, shown
+from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.nonwhitened import NONWHITENED
 from lowdyn.plots import surfaces
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C8"
+PART = "predict"
 TITLE = "Nearly invariant without whitening"
 CLAIM = (
     "On Gaussian inputs that are not white, square weights still learn in about 2d_y directions: W_l(t) − W_l(0) has "
@@ -23,6 +25,7 @@ CLAIM = (
 SOURCE = "Lecture, 'Evolution of singular spaces in more generic settings'; Yaras et al. 2023, arXiv 2306.01154"
 PUBLISHED = "A picture. Measured with the authors' settings: 0.6–1.7 % outside; the bulk stays within 6e-4 of ε."
 DEVIATION = "None: d_x = 30, d_y = 3, 300 samples, L = 3, ε = 1, lr 1 on the mean loss, 10 000 steps; 1, 3, 10 seeds."
+SCALE_NOTE = ""
 EXPERIMENTS = (NONWHITENED,)
 
 
@@ -54,4 +57,4 @@ def draw(datasets: Datasets) -> Figure:
     values = data["singular_values"].isel(seed=0)
     names = {1: "σᵢ of W₁(t)", 2: "σᵢ of W₂(t)"}
     panels = {names[layer]: values.sel(layer=layer).values for layer in range(1, min(3, settings["depth"]))}
-    return surfaces(data["step"].values, panels, title="Inputs that are not white")
+    return surfaces(data["step"].values, panels, title=first_of("Inputs that are not white", data))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy.stats import spearmanr
 
 from lowdyn.claims.claim import Check, Datasets, at_most, shown
 from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.depth_width import DEPTH_WIDTH
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.plots import Series, layer_curves
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C9"
+PART = "use"
 TITLE = "Depth saves samples, width saves steps"
 CLAIM = (
     "Completing a matrix with three factors recovers what two do not, at every width and from fewer entries; the wider "
@@ -30,6 +31,7 @@ DEVIATION = (
     "None at paper scale, with observed fractions 0.1 … 0.6 beside the published 0.3. Smoke: d = 40, r = 3, ε = 3e-3; "
     "quick: d = 50, r = 4; both 40 % observed, three trials. Recovered means a median relative error below 1e-2."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (DEPTH_WIDTH,)
 RECOVERED = 1e-2  # relative error on the unseen entries
 
@@ -110,6 +112,5 @@ def draw(datasets: Datasets) -> Figure:
 
 
 def _line(depth: int, cells: dict[int, xr.Dataset] | dict[float, xr.Dataset], variable: str) -> Series:
-    values: Iterable[np.ndarray] = [cell[variable].values.ravel() for cell in cells.values()]
-    mean, low, high = np.array([(one.mean(), one.min(), one.max()) for one in values]).T
-    return Series(f"depth {depth}", list(cells), mean, low=low, high=high)
+    values = np.array([cell[variable].values.ravel() for cell in cells.values()])
+    return over_seeds(f"depth {depth}", list(cells), values)

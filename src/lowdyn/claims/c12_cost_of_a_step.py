@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.cost import COST
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.observe.depth import line_fit
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C12"
+PART = "use"
 TITLE = "Cost of a step"
 CLAIM = "With a fixed number of observed entries a row, a compressed step costs O(Ld), an original one O(Ld²) or more."
 SOURCE = "Lecture, 'From Deep Matrix Factorization to Completion?'; Yaras et al. 2023, arXiv 2306.01154"
@@ -24,6 +26,7 @@ DEVIATION = (
     "Widths 100 … 5 000, 50 observed entries a row, L = 3, r̂ = 5, float64; the original up to 400 (smoke), 1 000 "
     "(quick) or 5 000 (paper). The products of the original's d x d factors cost O(d³)."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (COST,)
 
 
@@ -45,14 +48,21 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def _seconds(datasets: Datasets) -> dict[str, dict[float, float]]:
-    """Return the seconds of a step by network and size, sizes ascending."""
-    lines: dict[str, dict[float, float]] = {}
+    """Return the mean seconds of a step by network and size, sizes ascending."""
+    return {
+        network: {size: float(seconds.mean()) for size, seconds in sizes.items()}
+        for network, sizes in _timed(datasets).items()
+    }
+
+
+def _timed(datasets: Datasets) -> dict[str, dict[float, np.ndarray]]:
+    lines: dict[str, dict[float, np.ndarray]] = {}
     for settings, cell in each_cell(datasets[COST.name]):
-        lines.setdefault(settings["network"], {})[float(settings["size"])] = float(cell["step_seconds"].mean())
+        lines.setdefault(settings["network"], {})[float(settings["size"])] = cell["step_seconds"].values
     return lines
 
 
 def draw(datasets: Datasets) -> Figure:
-    """Draw the seconds of a step against the width."""
-    lines = [Series(name, list(sizes), list(sizes.values())) for name, sizes in _seconds(datasets).items()]
+    """Draw the seconds of a step against the width, mean and range over seeds."""
+    lines = [over_seeds(name, list(sizes), np.array(list(sizes.values()))) for name, sizes in _timed(datasets).items()]
     return curves(lines, x_label="width d", y_label="seconds of a step", log_x=True, log_y=True, title="Cost of a step")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.adapt_vit import ADAPT_VIT
 from lowdyn.experiments.experiment import each_cell
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C15"
+PART = "use"
 TITLE = "Adapters of a vision transformer"
 CLAIM = (
     "LoRA, ΔW = BA of rank r, reaches the accuracy of full fine-tuning with less than one per cent of the parameters."
@@ -31,6 +31,7 @@ DEVIATION = (
     "LoRA stays behind by 8 to 18 points, in one seed, also with more steps (480, 1280), with rank 1 on all linear "
     "layers, and after longer pretraining (20 000 images, 87 % there)."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (ADAPT_VIT,)
 NAMES = {"full": "full", "lora": "LoRA", "adalora": "AdaLoRA", "deep_lora": "Deep LoRA"}
 
@@ -67,7 +68,7 @@ def draw(datasets: Datasets) -> Figure:
     for method, name in NAMES.items():
         points = 100 * data["accuracy"].sel(tuning=method).values
         trained = float(data["trainable"].sel(tuning=method).mean())
-        lines.append(Series(name, [trained], [np.mean(points)], low=[np.min(points)], high=[np.max(points)]))
+        lines.append(over_seeds(name, [trained], points[None]))
     return curves(
         lines, x_label="trained parameters", y_label="test accuracy in %", log_x=True, title="Adapters of a ViT"
     )

@@ -8,14 +8,16 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_most, shown
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.fewshot_sts import CHOICE_RANK, CHOICE_SAMPLES, FEWSHOT_STS
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C16"
+PART = "use"
 TITLE = "Deep LoRA with few samples"
 CLAIM = (
     "With few samples Deep LoRA, ΔW = U C_3 C_2 C_1 Vᵀ from a small start, beats LoRA, learns updates of lower "
@@ -33,6 +35,7 @@ DEVIATION = (
     "layers adapted at rate 3e-3, where LoRA (PEFT) has 0.79 with 4 and with 6. Paper: adapters on all six, also 256 "
     "samples and ranks 32, 64, 5 seeds."
 )
+SCALE_NOTE = "Smoke scale judges two seeds by 20 pairs, where any gain is within the noise."
 EXPERIMENTS = (FEWSHOT_STS,)
 NAMES = {"lora": "LoRA (PEFT)", "plain_lora": "LoRA (paper's baseline)", "deep_lora": "Deep LoRA"}
 BASELINES = ["lora", "plain_lora"]
@@ -114,11 +117,10 @@ def draw(datasets: Datasets) -> Figure:
     )
     lines = []
     for method, name in NAMES.items():
-        scores = [_of(data, method) for _, data in at_rank]
-        mean, low, high = ([float(reduce(one)) for one in scores] for reduce in (np.mean, np.min, np.max))
-        lines.append(Series(name, [samples for samples, _ in at_rank], mean, low=low, high=high))
-    before = [float(data["before"].mean()) for _, data in at_rank]
-    lines.append(Series("before training", [samples for samples, _ in at_rank], before, dash=True))
+        scores = np.array([_of(data, method).values for _, data in at_rank])
+        lines.append(over_seeds(name, [samples for samples, _ in at_rank], scores))
+    before = np.array([data["before"].values for _, data in at_rank])
+    lines.append(over_seeds("before training", [samples for samples, _ in at_rank], before, dash=True))
     return curves(
         lines, x_label="training pairs", y_label="Spearman correlation", title="Few samples: LoRA and Deep LoRA"
     )

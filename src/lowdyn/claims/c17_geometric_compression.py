@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C17"
+PART = "see"
 TITLE = "Geometric compression over depth"
 CLAIM = "In trained networks D_l = tr Σ_W / tr Σ_B falls geometrically from layer to layer, linear and ReLU."
 SOURCE = "Lecture, 'Progressive feature compression with linear rate'; Yaras et al. 2023, arXiv 2306.01154"
@@ -22,6 +23,7 @@ DEVIATION = (
     "Linear networks run on to a loss of 1e-10 (published 1e-6): the law speaks of zero loss, and what is left at 1e-6 "
     "bends the deepest layers. Smoke and quick leave out the ReLU network of depth 10 (80 000 steps), smoke depth 8."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (DEPTHS,)
 LIMITS = {"linear": 0.999, "relu": 0.95}
 NAMES = {"linear": "linear", "relu": "ReLU"}

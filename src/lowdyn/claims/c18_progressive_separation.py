@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C18"
+PART = "see"
 TITLE = "Progressive separation over depth"
 CLAIM = (
     "Between-class separation rises from shallow to deep layers: the lecture's S_l (centred class means) and Wang's "
@@ -29,6 +30,7 @@ DEVIATION = (
     "Trained to a loss of 1e-10; ten seeds at quick and paper scale, two at smoke; published: one. Where "
     "the class means of a draw are all at obtuse angles, discrimination starts above 1 and comes down to it."
 )
+SCALE_NOTE = "The share of draws that rise depends on the draws: ten at quick and paper scale, two at smoke."
 EXPERIMENTS = (NEAR_ORTHONORMAL,)
 MEASURES = {"class_discrimination": "discrimination", "class_separation": "S_l"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.layerwise import over_layers, settings_text
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.layerwise_bounds import LAYERWISE_BOUNDS
 from lowdyn.plots import Series, layer_curves
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C19"
+PART = "see"
 TITLE = "Bounds on the compression per layer"
 CLAIM = (
     "For l ≤ L − 2 the ratio D_{l+1}/D_l lies between cε²/(κ(4n)^{1/L}) and κε²/(c(n/2)^{1/L}), and discrimination is "
@@ -27,6 +28,7 @@ DEVIATION = (
     "Judged with c = κ = 1, the sharpest form. Orthonormal samples at widths 50 and 200 (paper: to 700), depth 2–5, 8, "
     "through the exact reduction; unit-norm Gaussian samples are shown, their θ is far outside the assumptions."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (LAYERWISE_BOUNDS,)
 ASSUMPTIONS = {
     "theta": "θ, inputs off orthonormal",
@@ -74,7 +76,7 @@ def _smallest(cells: list, variable: str) -> float:  # type: ignore[type-arg]
 
 
 def draw(datasets: Datasets) -> Figure:
-    """Draw the ratio against the layer between its bounds, one panel per depth at the smallest width."""
+    """Draw the ratio (mean, range over seeds) against the layer between its bounds: a panel per depth, least width."""
     panels: dict[str, list[Series]] = {}
     for settings, cell in each_cell(datasets[LAYERWISE_BOUNDS.name]):
         title = f"{settings['inputs']}, L = {settings['depth']}"
@@ -82,7 +84,7 @@ def draw(datasets: Datasets) -> Figure:
             continue
         layers, mean = cell["layer"].values, cell.mean("seed")
         panels[title] = [
-            Series("Dₗ₊₁/Dₗ", layers, mean["compression_ratio"].values),
+            over_layers(cell, "compression_ratio", "Dₗ₊₁/Dₗ"),
             Series("lower bound", layers, np.full(len(layers), float(mean["ratio_lower"])), dash=True),
             Series("upper bound", layers, np.full(len(layers), float(mean["ratio_upper"])), dash=True),
         ]

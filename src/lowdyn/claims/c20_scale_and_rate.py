@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C20"
+PART = "see"
 TITLE = "Smaller start, faster compression"
 CLAIM = "The factor by which D_l falls per layer is proportional to ε² in linear networks."
 SOURCE = "Lecture, 'Effects of initialization scale'; Yaras et al. 2023, arXiv 2306.01154"
 PUBLISHED = "Per-layer ratio 0.137, 0.035, 0.0086 at ε = 0.5, 0.25, 0.125 (linear); 0.094, 0.029, 0.018 (ReLU)."
 DEVIATION = "L = 4, lr 10 as published; linear networks run on to a loss of 1e-10 (C17); one, three, ten seeds."
+SCALE_NOTE = ""
 EXPERIMENTS = (SCALES,)
+NAMES = {"linear": "linear", "relu": "ReLU"}
 RATIOS = {
     ("linear", 0.5): 0.137,
     ("linear", 0.25): 0.035,
@@ -54,5 +57,5 @@ def draw(datasets: Datasets) -> Figure:
     panels: dict[str, list[Series]] = {}
     for settings, cell in each_cell(datasets[SCALES.name]):
         series = over_layers(cell, "within_between_ratio", f"ε = {settings['init_scale']:g}")
-        panels.setdefault(settings["activation"], []).append(series)
+        panels.setdefault(NAMES[settings["activation"]], []).append(series)
     return layer_curves(panels, y_label="Dₗ", title="Compression and the scale of the start")

@@ -8,19 +8,22 @@ import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_least, shown
 from lowdyn.claims.layerwise import decay
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.orthonormal import SPEED
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C21"
+PART = "see"
 TITLE = "Smaller start, slower training"
 CLAIM = "Steps to a loss of 1e-6 rise as the scale ε of the start falls."
 SOURCE = "Lecture, 'Tradeoffs between decay rate and convergence'; Yaras et al. 2023, arXiv 2306.01154"
 PUBLISHED = "A picture, at lr 0.1."
 DEVIATION = "Smoke and quick run at lr 1, a tenth of the steps; paper scale at the published 0.1. L = 4."
+SCALE_NOTE = ""
 EXPERIMENTS = (SPEED,)
 
 
@@ -48,7 +51,7 @@ def draw(datasets: Datasets) -> Figure:
     steps = np.array([cell["steps"].values for _, cell in cells], dtype=float)
     ratios = np.array([decay(cell)[0] for _, cell in cells])
     lines = [
-        Series(name, scales, values.mean(axis=1), low=values.min(axis=1), high=values.max(axis=1))
+        over_seeds(name, scales, values)
         for name, values in (("steps to a loss of 1e-6", steps), ("Dₗ₊₁/Dₗ per layer", ratios))
     ]
     return curves(

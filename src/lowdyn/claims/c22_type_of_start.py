@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C22"
+PART = "see"
 TITLE = "Orthogonal, normal or uniform start"
 CLAIM = "Starts of equal norm, orthogonal, normal or uniform, give nearly the same geometric rate of compression."
 SOURCE = "Lecture, 'Effects of initialization type'; Yaras et al. 2023, arXiv 2306.01154"
@@ -24,7 +25,9 @@ DEVIATION = (
     "L = 8, ε = 0.5, lr 1 as published; linear networks run on to a loss of 1e-10 (C17); smoke without ReLU; one, "
     "three, ten seeds."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (STARTS,)
+NAMES = {"linear": "linear", "relu": "ReLU"}
 LAST = {"orthogonal": 8.5e-5, "normal": 3.1e-5, "uniform": 3.1e-5}
 
 
@@ -51,5 +54,5 @@ def draw(datasets: Datasets) -> Figure:
     panels: dict[str, list[Series]] = {}
     for settings, cell in each_cell(datasets[STARTS.name]):
         series = over_layers(cell, "within_between_ratio", settings["start"])
-        panels.setdefault(settings["activation"], []).append(series)
+        panels.setdefault(NAMES[settings["activation"]], []).append(series)
     return layer_curves(panels, y_label="Dₗ", title="Compression from different starts")

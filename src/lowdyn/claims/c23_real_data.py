@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C23"
+PART = "see"
 TITLE = "Geometric compression on real data"
 CLAIM = (
     "ReLU networks trained on images from the default start compress features at a nearly geometric rate over depth."
@@ -25,6 +26,10 @@ DEVIATION = (
     "published rule is not known. Smoke: 500 images, width 64, 60 epochs; quick: 2 000, width 128, 40 epochs, which "
     "leave FashionMNIST short of zero training error; paper: 50 000 or all found, width 1024, 100 epochs. Digits "
     "stand in for a data set that is not found."
+)
+SCALE_NOTE = (
+    "Runs below paper scale end before FashionMNIST is fitted to zero training error, and the law is one of fitted "
+    "networks."
 )
 EXPERIMENTS = (REAL_DEPTHS_FASHION, REAL_DEPTHS_CIFAR)
 PLACES = {REAL_DEPTHS_FASHION.name: "FashionMNIST", REAL_DEPTHS_CIFAR.name: "CIFAR-10"}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C24"
+PART = "see"
 TITLE = "Projection heads help transfer"
 CLAIM = (
     "The more layers are put on top of a backbone while it is pretrained, and taken off after, the less its features "
@@ -31,6 +32,7 @@ DEVIATION = (
     "C1. Smoke: 600 images, width 64, 30 epochs; quick: 3 000, width 128, 40 epochs; paper: all images found, width "
     "1024, 100 epochs. CIFAR-10, or digits where it is not found."
 )
+SCALE_NOTE = ""
 EXPERIMENTS = (HEADS,)
 
 

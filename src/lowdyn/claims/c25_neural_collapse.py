@@ -9,14 +9,16 @@ import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, shown
 from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import DIGITS_MLP
-from lowdyn.plots import Series, curves
+from lowdyn.plots import curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ID = "C25"
+PART = "see"
 TITLE = "Neural collapse at the last layer"
 CLAIM = (
     "Trained past zero error, the features before the classifier shrink to their class means (NC1 → 0), which become "
@@ -30,6 +32,7 @@ DEVIATION = (
     "paper: 1 500, width 256, 10 000 epochs (120 000 steps; the published runs take 78 000). NC2 is that of the class "
     "means, NC3 the distance of classifier and class means, each of norm 1."
 )
+SCALE_NOTE = "Collapse takes steps: 400 at smoke scale, 6 400 at quick, 120 000 at paper scale."
 EXPERIMENTS = (DIGITS_MLP,)
 MEASURES = ("nc1", "nc2", "nc3")
 
@@ -65,13 +68,8 @@ def _fall(run: xr.Dataset, name: str) -> float:
 def draw(datasets: Datasets) -> Figure:
     """Draw NC1 to NC3 against the epoch, mean and range over seeds."""
     ((_, data),) = each_cell(datasets[DIGITS_MLP.name])
-    epoch = data["epoch"].isel(seed=0).values
-    several = data.sizes["seed"] > 1
-    series = []
-    for name in MEASURES:
-        values = data[name]
-        low, high = (values.min("seed").values, values.max("seed").values) if several else (None, None)
-        series.append(Series(name.upper(), epoch, values.mean("seed").values, low, high))
+    epoch = data["epoch"].isel(seed=0)
+    series = [over_seeds(name.upper(), epoch, data[name]) for name in MEASURES]
     return curves(
         series, x_label="epoch", y_label="distance from collapse", log_x=True, log_y=True, title="Neural collapse"
     )

@@ -47,11 +47,13 @@ class Claim(Protocol):
     """A module ``cNN_name.py`` in this package."""
 
     ID: str  # "C4"
+    PART: str  # "see", "predict" or "use"
     TITLE: str  # a few words
     CLAIM: str  # the claim in one sentence, with its equation
     SOURCE: str  # lecture and paper
     PUBLISHED: str  # what they published, in numbers
     DEVIATION: str  # how the settings here depart from the published ones
+    SCALE_NOTE: str  # why the verdict at a smaller scale may differ from that at paper scale; "" where not known
     EXPERIMENTS: tuple[Experiment, ...]
     __name__: str
 

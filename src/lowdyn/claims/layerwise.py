@@ -1,4 +1,4 @@
-"""How a quantity goes with depth: lines through log D_l and S_l, as several claims judge them."""
+"""How a quantity goes with depth: lines through log D_l and S_l, as several claims judge and draw them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from lowdyn.claims.seeds import over_seeds
 from lowdyn.observe.depth import geometric_rate
 from lowdyn.plots import Series
 
@@ -36,11 +37,7 @@ def rank_correlation(depth: Any, values: Any) -> float:
 
 def over_layers(cell: xr.Dataset, variable: str, name: str, **style: Any) -> Series:
     """Return mean and range over seeds of ``variable`` against the layer, to draw."""
-    values = cell[variable]
-    several: dict[str, Any] = {}
-    if cell.sizes["seed"] > 1:
-        several = {"low": values.min("seed").values, "high": values.max("seed").values}
-    return Series(name, cell["layer"].values, values.mean("seed").values, **several, **style)
+    return over_seeds(name, cell["layer"], cell[variable], **style)
 
 
 def settings_text(values: Iterable[float]) -> str:

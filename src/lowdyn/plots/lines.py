@@ -47,7 +47,9 @@ def curves(
     log_y: bool = False,
     limit: tuple[str, float] | None = None,
 ) -> Figure:
-    """Return a picture of lines; ``low`` and ``high`` become a band, ``limit`` = (label, value) a horizontal line.
+    """Return a picture of lines; ``low`` and ``high`` become a band, of a single point a bar.
+
+    ``limit`` = (label, value) is a horizontal line.
 
     >>> error = Series("depth 3", [0, 1, 2], [1, 1e-3, 0], low=[0.5, 1e-4, 0], high=[2, 1e-2, 0])
     >>> len(curves([error], x_label="step", y_label="error", log_y=True, limit=("tolerance", 1e-6)).data)
@@ -59,7 +61,9 @@ def curves(
     looks = _looks(series)
     for one in series:
         trace, low, high = _line(one, looks, log_x=log_x, log_y=log_y)
-        if low is not None and high is not None:
+        if low is not None and high is not None and trace.x.size == 1:
+            _add_bars(trace, low, high)
+        elif low is not None and high is not None:
             there = np.isfinite(low) & np.isfinite(high) & np.isfinite(trace.x)
             x, low, high = trace.x[there], low[there], high[there]
             band = Scatter(x=compact([*x, *x[::-1]]), y=compact([*low, *high[::-1]]), fill="toself")
@@ -69,6 +73,10 @@ def curves(
     show_each_name_once(figure)
     figure.update_xaxes(title_text=text(x_label), type="log" if log_x else "linear")
     figure.update_yaxes(title_text=text(y_label), type="log" if log_y else "linear")
+    if log_x:
+        figure.update_xaxes(_decades(trace.x for trace in figure.data))
+    if log_y:
+        figure.update_yaxes(_decades(trace.y for trace in figure.data))
     if limit is not None and (limit[1] > 0 or not log_y):
         label = {"text": text(limit[0]), "textposition": "end", "yanchor": "bottom", "font": {"size": 12}}
         line = {"color": GREY, "width": 1.5, "dash": "dot"}
@@ -105,10 +113,13 @@ def layer_curves(
         for one in series:
             trace, low, high = _line(one, looks, log_x=False, log_y=log)
             if low is not None and high is not None:
-                bars = {"array": compact(high - trace.y), "arrayminus": compact(trace.y - low)}
-                trace.error_y = {**bars, "type": "data", "symmetric": False, "thickness": 1.2, "width": 4}
+                _add_bars(trace, low, high)
             figure.add_trace(trace.update(mode="lines+markers"), **at)
         figure.update_yaxes(type="log" if log else "linear", **at)
+        if log and not y_label:
+            figure.update_yaxes(_decades(trace.y for trace in figure.select_traces(**at)), **at)
+    if y_label and log_y:
+        figure.update_yaxes(_decades(trace.y for trace in figure.data))
     show_each_name_once(figure)
     labels = [x_label] * len(panels) if isinstance(x_label, str) else x_label
     for place, label in enumerate(labels):
@@ -117,6 +128,20 @@ def layer_curves(
         last = max((np.nanmax(np.append(trace.x, 0.0)) for trace in figure.data), default=0.0)
         figure.update_xaxes(tick0=0, dtick=1 if last <= 12 else 5)
     return figure.update_yaxes(title_text=text(y_label), matches="y") if y_label else figure
+
+
+def _decades(drawn: Iterable[NDArray[Any]]) -> dict[str, int]:
+    """Return ticks at whole powers of ten, eight at most, for a logarithmic axis of more than a decade and a half."""
+    values = np.concatenate([np.zeros(0), *(np.asarray(part, dtype=float) for part in drawn)])
+    values = values[np.isfinite(values) & (values > 0)]
+    decades = np.log10(values.max() / values.min()) if values.size else 0.0
+    return {"tick0": 0, "dtick": int(np.ceil(decades / 8))} if decades > 1.5 else {}
+
+
+def _add_bars(trace: Scatter, low: NDArray[Any], high: NDArray[Any]) -> None:
+    """Give a trace error bars from ``low`` to ``high``."""
+    bars = {"array": compact(high - trace.y), "arrayminus": compact(trace.y - low)}
+    trace.error_y = {**bars, "type": "data", "symmetric": False, "thickness": 1.2, "width": 4}
 
 
 def _looks(series: Iterable[Series]) -> dict[str, tuple[str, str, str]]:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import math
-import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lowdyn.files import replace_atomically
-from lowdyn.report.results import Result, is_simple_name, read_results
+from lowdyn.report.formats import format_value, sentence
+from lowdyn.report.frame import asset
+from lowdyn.report.frame import render as render_frame
+from lowdyn.report.results import Check, Result, is_simple_name, read_results
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    from lowdyn.report.figures import Picture
+    from lowdyn.report.measured import Comparison
 
 VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
+SCALES = {
+    "smoke": "seconds a claim (small networks, few seeds)",
+    "quick": "half a minute a claim on the average (small networks, several seeds)",
+    "paper": "the published settings",
+}
+OWN_DATA = ("", "digits")  # what is there without a data folder
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page: the key that results name it by, its heading, and what it is about."""
+
+    key: str
+    title: str
+    text: str
+
+
+PARTS = (
+    Part("see", "See", "what training does to features and weights: the lecture's introduction and its third part"),
+    Part("predict", "Predict", "the law of parsimony, what theory fixes in advance: the lecture's first part"),
+    Part("use", "Use", "training, compression and completion that follow from it: the lecture's second part"),
+    Part("", "Other claims", "without a part"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +56,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Section:
-    """A result with what its section shows: ``figure`` is JSON fit for a script element, ``problem`` a sentence."""
+    """A result with what its section shows; ``problem`` is a sentence that stands for a picture that is not there."""
 
     result: Result
     anchor: str
-    figure: str | None
-    height: int
+    picture: Picture | None
     problem: str | None
     links: tuple[Link, ...]
+    comparison: Comparison | None
+    command: str
 
 
 def write_report(folder: Path | str) -> Path:
@@ -70,130 +93,104 @@ def write_report(folder: Path | str) -> Path:
 
 def render(results: list[Result], folder: Path) -> str:
     """Return the page as text. ``folder`` is where figures and data files are looked for."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": format_value, "duration": format_seconds, "prose": prose, "cells": _cells}
-    scripts = {"plotly": get_plotlyjs(), "page": asset("page.js")}
-    counts = {verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS}
-    return environment.from_string(asset("page.html")).render(
-        sections=[_section(result, place, folder) for place, result in enumerate(results, start=1)],
+    sections = [_section(result, place, folder) for place, result in enumerate(results, start=1)]
+    known = {part.key for part in PARTS}
+    places = [section.result.part if section.result.part in known else "" for section in sections]
+    grouped = [(part, [one for one, key in zip(sections, places, strict=True) if key == part.key]) for part in PARTS]
+    return render_frame(
+        "page.html",
+        style="claims.css",
+        scripts=(get_plotlyjs(), asset("plots.js"), asset("claims.js"), asset("data.js")),
+        filters={"cells": _cells, "required": required, "outcome": outcome},
+        sections=sections,
+        parts=[(part, members) for part, members in grouped if members],
         verdicts=VERDICTS,
-        counts=counts,
-        scales=sorted({result.scale for result in results}),
+        counts={verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS},
+        scales={scale: SCALES.get(scale, "") for scale in sorted({result.scale for result in results})},
         seconds=sum(result.seconds or 0.0 for result in results),
+        data=sorted({name for result in results for name in _data_names(result)}),
         machine=_shared(result.machine for result in results),
         versions=_shared(result.versions for result in results),
-        style=Markup(asset("page.css")),
-        scripts={name: Markup(text) for name, text in scripts.items()},
-        hashes=Markup(" ".join(map(_hash, scripts.values()))),
+        compared={
+            kind: [one for one in sections if one.comparison is not None and one.comparison.kind == kind]
+            for kind in ("same", "differs", "unknown")
+        },
     )
 
 
-def format_number(value: float | None) -> str:
-    """Return a number as a reader wants it: four digits, whole numbers in full, small ones as 1e-12.
+def required(check: Check) -> str:
+    """Return what a check asks for, or what was published; "" for nothing.
 
-    >>> [format_number(x) for x in (0.0123456, 4.57e-4, 1e-12, 20123, 9594010.0, float("nan"), None, True)]
-    ['0.01235', '4.57e-4', '1e-12', '20\\u202f123', '9\\u202f594\\u202f010', 'NaN', '–', 'yes']
+    >>> required(Check("residual", 2e-13, 0, 1e-10, True)), required(Check("accuracy", 0.9, "—"))
+    ('0 ± 1e-10', '')
     """
-    if value is None or isinstance(value, bool):
-        return {None: "–", True: "yes", False: "no"}[value]
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    size = abs(value)
-    if size < 1e15 and (value == int(value) or 1e4 <= size < 1e7):
-        return f"{value:,.0f}".replace(",", "\u202f") if size >= 9_999.5 else f"{value:.0f}"
-    if 1e-3 <= size < 9_999.5:
-        return f"{value:.4g}"
-    mantissa, _, exponent = f"{value:.3e}".partition("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    text = format_value(check.expected)
+    if text in ("—", "–"):
+        return ""
+    return f"{text} ± {format_value(check.tolerance)}" if _is_band(check) else text
 
 
-def format_seconds(seconds: float | None) -> str:
-    """Return a time as a reader says it.
+def outcome(result: Result) -> str:
+    """Return, in a sentence or a few, why a verdict is not "holds"; "" where it is.
 
-    >>> [format_seconds(s) for s in (0.012, 14.83, 200, 7500, None)]
-    ['0.0 s', '14.8 s', '3 min 20 s', '2 h 05 min', '–']
+    >>> outcome(Result("C1", "it falls", "smoke", False, (Check("largest ratio", 1.25, "< 1", None, False),)))
+    'Of 1 judged number 1 misses: largest ratio came to 1.25, where < 1 is asked.'
     """
-    if seconds is None or not math.isfinite(seconds):
-        return format_number(seconds)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if result.verdict == "holds":
+        return ""
+    missed = [check for check in result.checks if check.holds is False]
+    if result.verdict != "fails" or not missed:
+        return sentence((result.reason or "").removeprefix("error:"))
+    judged = sum(check.holds is not None for check in result.checks)
+    misses = "; ".join(
+        f"{check.text} came to {format_value(check.measured)}, where {required(check)} is asked" for check in missed
+    )
+    head = f"Of {judged} judged {'number' if judged == 1 else 'numbers'} {len(missed)}"
+    return sentence(f"{head} {'misses' if len(missed) == 1 else 'miss'}: {misses}")
 
 
-def format_value(value: Any) -> str:
-    """Return any JSON value as one line of text; of a long list its ends.
-
-    >>> format_value([1, 0.25, "x"]), format_value({"sizes": [2, 3]})
-    ('1, 0.25, x', 'sizes: 2, 3')
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {format_value(item)}" for key, item in value.items()) or "–"
-    if isinstance(value, (list, tuple)):
-        items = [f"({format_value(item)})" if isinstance(item, list) else format_value(item) for item in value]
-        if len(items) > 12:
-            items = [*items[:6], "…", *items[-2:]]
-            return f"{', '.join(items)} ({len(value)} values)"
-        return ", ".join(items) or "–"
-    return format_number(value)
+def _is_band(check: Check) -> bool:
+    return check.tolerance is not None and isinstance(check.expected, (int, float))
 
 
 def _section(result: Result, place: int, folder: Path) -> Section:
     """Return a result with its figure and its links. A name that is not simple never becomes part of a path."""
-    links, figure, height, problem = [], None, 0, None
+    from lowdyn.report.figures import read_picture  # NumPy, only where a page is written
+    from lowdyn.report.measured import compare, read_measured
+
+    picture, problem, anchor, links = None, None, f"claim-{place}", []
     if is_simple_name(result.id):
-        anchor, path = result.id, folder / result.id / "figure.json"
-        figure, height, problem = _figure(path)
-        if path.is_file():
-            links.append(_link(path, folder))
+        anchor = result.id
+        try:
+            picture = read_picture(folder / result.id / "figure.json")
+        except ValueError as error:
+            problem = str(error)
+        if (folder / result.id / "figure.json").is_file():
+            links.append(_link(folder / result.id / "figure.json", folder))
     else:
-        anchor, problem = f"claim-{place}", "The id of this claim is not a simple name: no figure is looked for."
+        problem = "The id of this claim is not a simple name: no figure is looked for."
     for name in result.experiments:
         found = sorted((folder / name).glob("*.nc")) if is_simple_name(name) else []
         links += [_link(path, folder) for path in found] or [Link(f"{name}: no trajectory here", None)]
-    return Section(result, anchor, figure, height, problem, tuple(links))
+    comparison = compare(result, read_measured().get(result.id, {}))
+    return Section(result, anchor, picture, problem, tuple(links), comparison, _command(result))
 
 
-def _figure(path: Path) -> tuple[str | None, int, str | None]:
-    """Return (JSON fit for a script element, height in pixels, None) or (None, 0, what is wrong)."""
-    try:
-        # NaN and numbers out of range are not JSON; null is, and plotly draws it as a gap.
-        text = path.read_text(encoding="utf-8")
-        figure = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-    except FileNotFoundError:
-        return None, 0, "There is no picture for this claim."
-    except (OSError, ValueError, RecursionError) as error:
-        return None, 0, f"The picture cannot be shown: figure.json is not readable as JSON ({error})."
-    if not isinstance(figure, dict) or not isinstance(figure.get("data"), list):
-        return None, 0, "The picture cannot be shown: figure.json does not hold a plotly figure."
-    layout = figure["layout"] if isinstance(figure.get("layout"), dict) else {}
-    height = layout.get("height")
-    text = json.dumps({"data": figure["data"], "layout": layout}, separators=(",", ":"))
-    return script_safe(text), int(height) if isinstance(height, int) and 0 < height < 10_000 else 450, None
+def _command(result: Result) -> str:
+    """Return the command line that runs a claim again."""
+    words = ["lowdyn", "reproduce", result.id, "--scale", result.scale]
+    first = min(result.seeds, default=0)
+    words += ["--seed", str(first)] if first else []
+    if set(_data_names(result)) - set(OWN_DATA):
+        words += ["--data-dir", "FOLDER"]
+    return shlex.join(words)
 
 
-def prose(text: str) -> Markup:
-    """Return escaped text with subscripts (W_l, W_{L:1}) and superscripts (n^{1/L}) set as such.
-
-    No line breaks inside a number such as 1e-12.
-
-    >>> print(prose("D_{l+1} < 1e-3"))
-    D<sub>l+1</sub> &lt; <span class="whole">1e-3</span>
-    >>> print(prose("(4n)^{1/L}"))
-    (4n)<sup>1/L</sup>
-    """
-    from markupsafe import Markup, escape
-
-    safe = re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text)), flags=re.ASCII)
-    safe = re.sub(r"\^\{([^{}<>&]+)\}", r"<sup>\1</sup>", safe)
-    # One letter before the underscore: names such as init_scale stay as they are.
-    return Markup(re.sub(r"(?<!\w)([^\W\d_]\u0303?)_(?:\{([^{}<>&]+)\}|([^\W_]+))", r"\1<sub>\2\3</sub>", safe))
+def _data_names(result: Result) -> list[str]:
+    name = (result.data or {}).get("name")
+    return name.split(" + ") if isinstance(name, str) else []
 
 
 @dataclass(frozen=True)
@@ -216,23 +213,6 @@ def _cells(settings: Any) -> Cells:
     return Cells(common, columns, tuple(tuple(run.get(name) for name in columns) for run in runs) if columns else ())
 
 
-def _finite(text: str) -> float | None:
-    """Return the number that JSON spells out, None where a float cannot hold it."""
-    value = float(text)
-    return value if math.isfinite(value) else None
-
-
-def script_safe(text: str) -> Markup:
-    r"""Return JSON text in which nothing ends a script element or a line of JavaScript.
-
-    >>> print(script_safe('"</script>&"'))
-    "\u003c/script\u003e\u0026"
-    """
-    from markupsafe import Markup
-
-    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
-
-
 def _link(path: Path, folder: Path) -> Link:
     """Return a relative link to a file beside the page."""
     name = path.relative_to(folder).as_posix()
@@ -244,13 +224,3 @@ def _shared(values: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return what all results agree on, else None."""
     values = list(values)
     return values[0] if values and all(value == values[0] for value in values) else None
-
-
-def _hash(script: str) -> str:
-    """Return the source expression that lets a content policy run this script and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def asset(name: str) -> str:
-    """Return a file of this package as text."""
-    return files("lowdyn.report").joinpath(name).read_text(encoding="utf-8")

@@ -37,6 +37,9 @@ class Result:
     source: str = ""
     published: str = ""
     deviation: str = ""
+    part: str = ""
+    scale_note: str = ""
+    source_sha256: str = ""
     reason: str | None = None
     experiments: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class Result:
 
 _REQUIRED = ("id", "claim", "scale", "holds", "checks")
 _TEXTS = {"id", "claim", "scale", "title", "source", "published", "deviation", "text"}
+_TEXTS |= {"part", "scale_note", "source_sha256"}
 _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(_TEXTS, ((str,), "a string")),
     "reason": ((str, type(None)), "a string or null"),
@@ -119,6 +123,8 @@ def _result(entry: object, where: str) -> Result:
     lists = {name: tuple(values[name]) for name in ("experiments", "seeds") if name in values}
     if not all(isinstance(name, str) for name in lists.get("experiments", ())):
         raise ValueError(f"{where}: experiments should be a list of strings")
+    if not all(isinstance(seed, int) for seed in lists.get("seeds", ())):
+        raise ValueError(f"{where}: seeds should be a list of whole numbers")
     return Result(**{**values, **lists, "checks": checks})
 
 

@@ -1,14 +1,15 @@
-"""The page of ``lowdyn inspect``: a table of spectra with a small picture each, one HTML file without any script."""
+"""The page of ``lowdyn inspect``: a table of spectra with a small picture each, one HTML file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowdyn.files import replace_atomically
-from lowdyn.report.page import asset, format_number
+from lowdyn.report.formats import format_number
+from lowdyn.report.frame import render as render_frame
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -20,7 +21,8 @@ _POINTS = 160
 def write_spectra(inspection: Any, path: Path | str) -> Path:
     """Write the page of an ``Inspection`` to ``path``, replacing it in one step; return the path.
 
-    The page holds everything it shows, asks nothing of the network and runs no script; every name is escaped.
+    The page holds everything it shows and asks nothing of the network; its one script switches light and dark. Every
+    name is escaped.
     """
     path = Path(path)
     replace_atomically(path, render(inspection).encode("utf-8", errors="replace"))
@@ -29,18 +31,15 @@ def write_spectra(inspection: Any, path: Path | str) -> Path:
 
 def render(inspection: Any) -> str:
     """Return the page as text."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": format_number, "size": format_shape, "percent": format_share}
-    environment.filters |= {"share": factored_share, "drawn": polyline, "broken": broken}
-    return environment.from_string(asset("spectra.html")).render(
+    filters: dict[str, Callable[..., Any]] = {"size": format_shape, "percent": format_share, "share": factored_share}
+    return render_frame(
+        "spectra.html",
+        style="spectra.css",
+        filters={**filters, "drawn": polyline, "broken": broken, "spoken": spoken},
         inspection=inspection,
         layers=inspection.layers,
         totals=totals(inspection.layers),
         deepest=DECADES,
-        style=Markup(asset("page.css") + asset("spectra.css")),
     )
 
 
@@ -103,6 +102,23 @@ def broken(name: str) -> Markup:
     from markupsafe import Markup, escape
 
     return escape(name).replace(".", Markup(".<wbr>"))
+
+
+def spoken(layer: Any) -> str:
+    """Return what the small picture of a layer shows, in words.
+
+    >>> from types import SimpleNamespace as Layer
+    >>> spoken(Layer(name="fc", weight=Layer(values=[2.0, 1.0, 0.02]), update=None))
+    'Spectrum of fc: 3 singular values of the weight fall from 2 to 0.02.'
+    """
+    parts = {"weight": layer.weight, "change": layer.update}
+    lines = [
+        f"{len(one.values)} singular values of the {name} fall from {format_number(float(one.values[0]))} to "
+        f"{format_number(float(one.values[-1]))}"
+        for name, one in parts.items()
+        if one is not None and len(one.values)
+    ]
+    return f"Spectrum of {layer.name}: {'; '.join(lines) or 'no values'}."
 
 
 def polyline(values: Sequence[float], width: int, height: int) -> str:

@@ -1,10 +1,12 @@
-"""The table of ``lowdyn inspect`` in a terminal."""
+"""The tables of ``lowdyn inspect`` and ``lowdyn list`` in a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lowdyn.report.page import format_number
+from lowdyn.report.formats import format_number, format_seconds, printable
+from lowdyn.report.measured import SCALES, Measured
 from lowdyn.report.spectra import factored_share, format_shape, format_share
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 _WIDE = 160  # columns where there is no terminal: nothing is cut
 
 
-def spectra_console() -> Console:
+def open_console() -> Console:
     """Return a console that shows what it is doing on a terminal, and plain text in a file or a pipe."""
     from rich.console import Console
 
@@ -59,10 +61,47 @@ def spectra_legend(inspection: Any) -> str:
     return f"{first}; {kinds}; {last}"
 
 
-def printable(text: str) -> str:
-    r"""Return ``text`` in which nothing commands the terminal.
+def claims_table(claims: Iterable[Any], measured: Mapping[str, Mapping[str, Measured]]) -> Table:
+    """Return a table of claims, a line each: part, title, and time and verdict as measured at each scale."""
+    from rich.table import Table
 
-    >>> printable("layer\x1b[31m")
-    'layer\\x1b[31m'
-    """
-    return text if text.isprintable() else ascii(text)[1:-1]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("claim", "part", "title"):
+        table.add_column(name, no_wrap=name != "title")
+    for scale in SCALES:
+        table.add_column(scale, justify="right", no_wrap=True)
+        table.add_column("")
+    for claim in claims:
+        runs = measured.get(claim.id, {})
+        cells = [cell for scale in SCALES for cell in _run_cells(runs.get(scale))]
+        table.add_row(claim.id, claim.part, claim.title, *cells)
+    return table
+
+
+def claims_legend(measured: Mapping[str, Mapping[str, Measured]]) -> str:
+    """Return where the times of the table come from, in one sentence or two."""
+    machines = sorted({run.machine for runs in measured.values() for run in runs.values()})
+    where = "; ".join(machines) or "nowhere yet"
+    return f"Times and verdicts as measured ({where}); — where not. `lowdyn list C4` says a claim in full."
+
+
+def claim_in_full(claim: Any, runs: Mapping[str, Measured]) -> str:
+    """Return all that is said of a claim, as paragraphs."""
+    lines = [f"{claim.id}  {claim.title} ({claim.part})", claim.claim]
+    lines += [f"Source: {claim.source}", f"Published: {claim.published}", f"Departures: {claim.deviation}"]
+    lines += [f"Scales: {claim.scale_note}"] if claim.scale_note else []
+    for scale in SCALES:
+        run = runs.get(scale)
+        text = (
+            f"{format_seconds(run.seconds)}, {_verdict(run)} ({run.data or 'no data'}; {run.machine})" if run else "—"
+        )
+        lines.append(f"{scale}: {text}")
+    return "\n     ".join(lines)
+
+
+def _run_cells(run: Measured | None) -> tuple[str, str]:
+    return ("—", "") if run is None else (format_seconds(run.seconds), _verdict(run))
+
+
+def _verdict(run: Measured) -> str:
+    return "holds" if run.holds else "does not"

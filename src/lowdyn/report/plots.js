@@ -2,13 +2,12 @@
 (() => {
   "use strict";
 
-  const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
   const boxes = [...document.querySelectorAll("[data-figure]")];
   const figures = new WeakMap(); // box -> { data, layout } as the page holds it
   const NARROW = { flat: 640, solid: 900 }; // pixels: below, panels are stacked
   const MOST_SCENES = 12; // browsers drop the oldest WebGL context beyond about sixteen
   const NEEDS_WEBGL = /^(surface|mesh3d|scatter3d|cone|streamtube|volume|isosurface|splom|parcoords|.*gl)$/;
+  const PAPER = 680; // pixels between the margins of a sheet
   const TURN = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
   const loseContext = (context) => context?.getExtension("WEBGL_lose_context")?.loseContext();
@@ -26,7 +25,7 @@
   function themed(template) {
     const page = getComputedStyle(document.body);
     const ink = page.color;
-    const soft = getComputedStyle(document.querySelector(".facts")).color;
+    const soft = getComputedStyle(document.querySelector("figcaption")).color;
     const rule = getComputedStyle(document.querySelector(".claim")).borderTopColor;
     const copy = structuredClone(template ?? {});
     const layout = (copy.layout ??= {});
@@ -42,6 +41,7 @@
     return copy;
   }
 
+  const look = () => getComputedStyle(document.body).color;
   const scenesOf = (layout) => Object.keys(layout ?? {}).filter((key) => /^scene\d*$/.test(key));
   const needsWebgl = (figure) => figure.data.some((trace) => NEEDS_WEBGL.test(trace?.type ?? ""));
 
@@ -49,7 +49,7 @@
     box.dataset.state = "failed";
     box.hidden = true;
     const problem = box.nextElementSibling;
-    problem.textContent = `${sentence} The numbers are in the files below.`;
+    problem.textContent = `${sentence} Its numbers are below, as CSV and in words.`;
     problem.hidden = false;
   }
 
@@ -93,26 +93,32 @@
         return;
       }
       box.dataset.state = "drawing";
-      const theme = current();
+      const theme = look();
       const { width, ...layout } = figure.layout;
+      if (printing) layout.width = PAPER;
       const config = {
         responsive: true,
         displaylogo: false,
         scrollZoom: false, // the wheel scrolls the page
         showSendToCloud: false, // no button that uploads the figure
         plotlyServerURL: "",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
+        modeBarButtonsToRemove: [
+          "select2d", "lasso2d", "autoScale2d", "zoom2d", "pan2d", "zoom3d", "pan3d", "orbitRotation", "tableRotation",
+          "resetCameraLastSave3d", "sendChartToCloud",
+        ],
         toImageButtonOptions: { filename: box.dataset.name, format: solid ? "png" : "svg", scale: solid ? 2 : 1 },
       };
       await Plotly.newPlot(box, figure.data, { ...layout, template: themed(layout.template) }, config);
       await arrange(box);
       box.dataset.state = "drawn";
-      if (theme !== current()) repaint();
+      for (const drawing of box.querySelectorAll(".main-svg")) drawing.setAttribute("aria-hidden", "true");
+      if (theme !== look()) repaint();
       if (solid) {
         box.tabIndex = 0;
-        box.setAttribute("role", "group");
+        box.setAttribute("role", "application"); // the arrow keys are this picture's, not the screen reader's
+        box.setAttribute("aria-roledescription", "picture to turn");
         box.setAttribute("aria-label", `Surfaces of ${box.dataset.name}: arrow keys turn them`);
-        box.closest("figure").querySelector(".hint").textContent = "Drag or use the arrow keys to turn";
+        box.closest("figure").querySelector(".hint").textContent = "Drag or use the arrow keys to turn.";
         makeRoom();
       }
     } catch (error) {
@@ -152,28 +158,29 @@
     box.addEventListener("keydown", turn);
     seen.observe(box);
   }
-  addEventListener("beforeprint", () => boxes.forEach(draw));
   addEventListener("resize", () => boxes.filter((box) => box.dataset.state === "drawn").forEach(arrange));
 
-  const button = document.getElementById("_theme");
-  const remembered = {
-    get: () => { try { return localStorage.getItem("lowdyn-theme"); } catch { return null; } },
-    set: (theme) => { try { localStorage.setItem("lowdyn-theme", theme); } catch { /* private window */ } },
-  };
-  const current = () => root.dataset.theme ?? (dark.matches ? "dark" : "light");
   function repaint() {
-    button.textContent = current() === "dark" ? "Light page" : "Dark page";
     for (const box of boxes) {
       if (box.dataset.state === "drawn") Plotly.relayout(box, { template: themed(figures.get(box).layout.template) });
     }
   }
-  if (["light", "dark"].includes(remembered.get())) root.dataset.theme = remembered.get();
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    root.dataset.theme = current() === "dark" ? "light" : "dark";
-    remembered.set(root.dataset.theme);
-    repaint();
+  document.addEventListener("themechange", repaint);
+
+  // On paper every figure that is shown is drawn, as wide as the sheet; afterwards as wide as the page again.
+  let printing = false;
+  const shown = () => boxes.filter((box) => box.getClientRects().length > 0);
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const box of shown()) {
+      if (box.dataset.state === "drawn") Plotly.relayout(box, { width: PAPER });
+      else draw(box);
+    }
   });
-  dark.addEventListener("change", repaint);
-  repaint();
+  addEventListener("afterprint", () => {
+    printing = false;
+    for (const box of shown()) {
+      if (box.dataset.state === "drawn") Plotly.relayout(box, { width: null, autosize: true });
+    }
+  });
 })();

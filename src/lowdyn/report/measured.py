@@ -1,0 +1,127 @@
+"""What each claim took and came to at each scale, as measured: shipped as ``measured.json``.
+
+``python -m lowdyn.report.measured RESULTS.JSON …`` makes that file from kept results, one file for each scale.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lowdyn.files import replace_atomically
+from lowdyn.report.formats import format_seconds, sentence
+from lowdyn.report.results import Result, read_results
+
+SCALES = ("smoke", "quick", "paper")
+_FILE = "measured.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a claim: its time, its verdict, the data ("" where none are needed) and the machine."""
+
+    seconds: float
+    holds: bool
+    data: str
+    machine: str
+
+
+def read_measured() -> dict[str, dict[str, Measured]]:
+    """Return id -> scale -> what was measured; scales and claims that were not run are left out.
+
+    >>> read_measured()["C4"]["smoke"].holds
+    True
+    """
+    text = files("lowdyn.report").joinpath(_FILE).read_text(encoding="utf-8")
+    return {name: {scale: Measured(**one) for scale, one in runs.items()} for name, runs in json.loads(text).items()}
+
+
+def collect(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the content of ``measured.json``; a claim that could not be judged was not measured.
+
+    ValueError when two results are of one claim at one scale, or a scale is not one of SCALES.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in results:
+        if result.scale not in SCALES:
+            raise ValueError(f"{result.id}: scale {result.scale!r} is not one of {', '.join(SCALES)}")
+        if result.holds is None or result.seconds is None:
+            continue
+        runs = found.setdefault(result.id, {})
+        if result.scale in runs:
+            raise ValueError(f"{result.id} at {result.scale} scale occurs twice; pass one file for each scale")
+        seconds = float(f"{result.seconds:.3g}")
+        one = Measured(seconds, result.holds, describe_data(result.data), describe_machine(result.machine))
+        runs[result.scale] = asdict(one)
+    ordered = sorted(found.items(), key=lambda item: int("".join(filter(str.isdecimal, item[0])) or 0))
+    return {name: {scale: runs[scale] for scale in SCALES if scale in runs} for name, runs in ordered}
+
+
+def describe_data(data: Mapping[str, Any] | None) -> str:
+    """Return the data sets of a result in words, "" where it needs none.
+
+    >>> describe_data({"name": "digits", "used": "500 of 1 797 images", "sha256": "00"})
+    'digits, 500 of 1 797 images'
+    """
+    return ", ".join(str(data[key]) for key in ("name", "used") if data.get(key)) if data else ""
+
+
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """Return the machine of a result in words.
+
+    >>> describe_machine({"system": "Linux", "architecture": "x86_64", "cores": 2, "threads": 1, "accelerator": "none"})
+    '2 cores, 1 thread, Linux x86_64'
+    """
+    counts = [
+        f"{machine[name]} {name if machine[name] != 1 else name[:-1]}"
+        for name in ("cores", "threads")
+        if name in machine
+    ]
+    kind = " ".join(str(machine[name]) for name in ("system", "architecture") if name in machine)
+    device = str(machine.get("accelerator", "none"))
+    return ", ".join(filter(None, (*counts, kind, "" if device == "none" else device)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A verdict held against the one measured at paper scale: ``kind`` is "same", "differs" or "unknown"."""
+
+    kind: str
+    text: str
+
+
+def compare(result: Result, runs: Mapping[str, Measured]) -> Comparison | None:
+    """Return how a verdict compares with that at paper scale; None at paper scale, and where nothing was judged."""
+    if result.scale == "paper" or result.holds is None:
+        return None
+    paper = runs.get("paper")
+    if paper is None:
+        return Comparison("unknown", "At paper scale it has not been judged yet.")
+    took = f"({format_seconds(paper.seconds)} on {paper.machine})"
+    if paper.holds == result.holds:
+        return Comparison("same", f"The same verdict was measured at paper scale {took}.")
+    verdict = f"At paper scale it {'holds' if paper.holds else 'does not hold'} {took}."
+    why = result.scale_note and sentence(result.scale_note)
+    return Comparison("differs", f"{verdict} {why or 'The verdicts differ, and no explanation is known.'}")
+
+
+def main(paths: list[str]) -> None:
+    """Write ``measured.json`` from files of results."""
+    if not paths:
+        raise SystemExit("usage: python -m lowdyn.report.measured RESULTS.JSON …")
+    try:
+        content = collect(result for path in paths for result in read_results(Path(path)))
+    except ValueError as error:
+        raise SystemExit(f"measured: {error}") from None
+    target = Path(__file__).with_name(_FILE)
+    replace_atomically(target, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    print(f"{target}: {', '.join(f'{scale} {sum(scale in runs for runs in content.values())}' for scale in SCALES)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

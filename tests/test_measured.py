@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from lowdyn.claims.catalogue import catalogue
+from lowdyn.claims.claim import all_claims
+from lowdyn.report import measured
+from lowdyn.report.measured import SCALES, Measured, collect, compare, read_measured
+from lowdyn.report.page import PARTS
+from lowdyn.report.results import Result
+
+PAPER = Measured(7500.0, True, "", "2 cores")
+
+
+def one(name, scale="smoke", holds=True, **values):
+    return Result(name, "It moves.", scale, holds, (), seconds=1.2345, machine={"cores": 2}, **values)
+
+
+def test_the_shipped_times_are_of_claims_that_exist():
+    for name, runs in read_measured().items():
+        assert name in catalogue()
+        assert set(runs) <= set(SCALES)
+        assert all(run.seconds >= 0 and run.machine for run in runs.values())
+
+
+def test_the_catalogue_says_what_the_claims_say():
+    claims = all_claims()
+    assert list(catalogue()) == list(claims)
+    for name, texts in catalogue().items():
+        for field in ("part", "title", "claim", "source", "published", "deviation", "scale_note"):
+            assert getattr(texts, field) == getattr(claims[name], field.upper())
+        assert texts.part in {part.key for part in PARTS if part.key}
+
+
+def test_results_become_times():
+    found = collect([one("C10", holds=False), one("C2", "paper"), one("C2"), one("C3", holds=None)])
+    assert list(found) == ["C2", "C10"]
+    assert list(found["C2"]) == ["smoke", "paper"]
+    assert found["C10"]["smoke"] == {"seconds": 1.23, "holds": False, "data": "", "machine": "2 cores"}
+
+
+@pytest.mark.parametrize(
+    ("results", "said"), [([one("C2"), one("C2")], "occurs twice"), ([one("C2", "vast")], "not one of smoke")]
+)
+def test_results_that_do_not_go_together_are_refused(results, said):
+    with pytest.raises(ValueError, match=said):
+        collect(results)
+
+
+def test_the_script_writes_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measured, "__file__", str(tmp_path / "measured.py"))
+    results = [{"id": "C4", "claim": "c", "scale": "paper", "holds": True, "checks": [], "seconds": 2}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    measured.main([str(tmp_path / "results.json")])
+    assert json.loads((tmp_path / "measured.json").read_text())["C4"]["paper"]["seconds"] == 2.0
+    assert "paper 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("result", "runs", "kind", "said"),
+    [
+        (one("C4"), {"paper": PAPER}, "same", "same verdict"),
+        (one("C4", holds=False), {"paper": PAPER}, "differs", "no explanation is known"),
+        (one("C4", holds=False, scale_note="too short a run"), {"paper": PAPER}, "differs", "Too short a run."),
+        (one("C4"), {"smoke": PAPER}, "unknown", "not been judged"),
+    ],
+)
+def test_a_verdict_is_held_against_that_at_paper_scale(result, runs, kind, said):
+    comparison = compare(result, runs)
+    assert comparison.kind == kind
+    assert said in comparison.text
+    assert ("2 h 05 min" in comparison.text) == ("paper" in runs)
+
+
+def test_nothing_is_compared_at_paper_scale_or_without_a_verdict():
+    assert compare(one("C4", "paper"), {"paper": PAPER}) is None
+    assert compare(one("C4", holds=None), {"paper": PAPER}) is None

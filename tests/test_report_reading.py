@@ -1,0 +1,113 @@
+"""Reading the page as a person does: by filter, by keyboard, with storage refused; and taking its numbers away."""
+
+import csv
+import json
+import time
+
+import numpy as np
+import pytest
+
+from lowdyn.report.figures import values_of
+from tests.pages import SOFTWARE_WEBGL, assert_no_complaints, lines_figure, result, surface_figure, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reading")
+    results = [
+        result("C4", part="predict"),
+        result("C1", False, part="see", checks=[{"text": "R²", "measured": 0.5, "expected": "≥ 0.9", "holds": False}]),
+        result("C16", None, part="use", reason="no sentences; put them into the data folder", checks=[]),
+    ]
+    write(folder, results, {"C4": surface_figure(), "C1": lines_figure()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(open_browser, folder):
+    """A browser on the page, which downloads into its folder."""
+    browser = open_browser(*SOFTWARE_WEBGL)
+    target = {"behavior": "allow", "downloadPath": str(folder / "got")}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", target)
+    browser.get((folder / "index.html").as_uri())
+    return browser
+
+
+def shown(browser):
+    return [one.get_attribute("id") for one in browser.find_elements("css selector", "article") if one.is_displayed()]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_filters_show_the_claims_of_one_verdict(reader, by):
+    def press(button):
+        button.click() if by == "mouse" else button.send_keys(" ")
+
+    buttons = {one.get_attribute("data-filter"): one for one in reader.find_elements("css selector", "[data-filter]")}
+    assert list(buttons) == ["all", "holds", "fails", "cannot"]
+    for verdict, ids in {"fails": ["C1"], "cannot": ["C16"], "holds": ["C4"], "all": ["C1", "C4", "C16"]}.items():
+        press(buttons[verdict])
+        assert shown(reader) == ids
+        assert reader.find_element("id", "_shown").text == f"{len(ids)} of 3 claims shown"
+        pressed = [name for name, one in buttons.items() if one.get_attribute("aria-pressed") == "true"]
+        assert pressed == [verdict]
+        parts = reader.find_elements("css selector", ".part")
+        assert sum(part.is_displayed() for part in parts) == len(ids)
+    assert_no_complaints(reader)
+
+
+@pytest.mark.browser
+def test_a_link_leads_to_a_claim_that_the_filter_hides(reader):
+    reader.find_element("css selector", "[data-filter=holds]").click()
+    reader.execute_script("location.hash = 'C1'")
+    time.sleep(0.3)
+    assert "C1" in shown(reader)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["C1", "C4"])
+def test_the_download_holds_what_is_drawn(reader, folder, name):
+    button = reader.find_element("css selector", f"[data-download='_figure:{name}']")
+    reader.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.send_keys("\ue007")  # enter
+    path = folder / "got" / f"lowdyn-{name}.csv"
+    for _ in range(100):
+        if path.is_file():
+            break
+        time.sleep(0.05)
+    rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    figure = json.loads((folder / name / "figure.json").read_text())
+    if name == "C4":
+        drawn = np.concatenate([values_of(trace["z"]).ravel() for trace in figure["data"]])
+        assert rows[0] == ["panel", "index", "step", "value"]
+        got = np.array([float(row[3]) for row in rows[1:]])
+    else:
+        (line,) = [trace for trace in figure["data"] if trace["mode"] == "lines"]
+        (band,) = [trace for trace in figure["data"] if trace["mode"] == "none"]
+        assert rows[0] == ["panel", "series", "x", "y", "low", "high"]
+        got = np.array([[float(cell) for cell in row[3:]] for row in rows[1:-1]]).T.ravel()
+        low, high = np.split(values_of(band["y"]), 2)
+        drawn = np.concatenate([values_of(line["y"]), low, high[::-1]])
+        assert rows[-1][3] == "0.01"  # the limit
+    np.testing.assert_array_equal(got.astype(np.float32), drawn.astype(np.float32))
+
+
+@pytest.mark.browser
+def test_the_theme_works_where_storage_is_refused(open_browser, folder):
+    browser = open_browser()
+    refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": refuse})
+    browser.get((folder / "index.html").as_uri())
+    button = browser.find_element("id", "_theme")
+    before = button.text
+    button.send_keys("\ue007")
+    assert {before, button.text} == {"Dark page", "Light page"}
+    assert_no_complaints(browser)
+
+
+@pytest.mark.browser
+def test_a_chosen_theme_is_remembered(reader, folder):
+    reader.execute_script("localStorage.setItem('lowdyn-theme', 'dark')")
+    reader.refresh()
+    assert reader.execute_script("return document.documentElement.dataset.theme") == "dark"
+    reader.execute_script("localStorage.clear()")
