@@ -61,8 +61,10 @@ def _cells(size: int, rank: int, widths: list[int], fractions: list[float], obse
     cells: list[Settings] = []
     for depth, published in rates.items():
         for width, fraction in [(width, observed) for width in widths] + [(size, one) for one in fractions]:
-            # The stable rate goes as 1/(p σ_1^{2(L−1)/L}), σ_1 near 2√d.
-            lr = published * (0.3 / fraction) * (100 / size) ** ((depth - 1) / depth)
+            # The stable rate goes as 1/(p σ_1^{2(L−1)/L}), σ_1 near 2√d; below 30 % no longer: masks of few entries are
+            # far from their mean, and products that fit these have larger singular values (at 10 % one run in five
+            # could not take 9e-2).
+            lr = published * min(1.0, 0.3 / fraction) * (100 / size) ** ((depth - 1) / depth)
             cells += grid(
                 size=size, rank=rank, depth=depth, width=width, observed_fraction=fraction, lr=round(lr, 6), **options
             )
