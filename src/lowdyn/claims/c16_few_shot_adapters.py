@@ -30,10 +30,10 @@ DEVIATION = (
     "of three rates. AdamW's eps is 1e-6, as published, for the paper's LoRA only: the start is near a saddle, where "
     "the gradients of Deep LoRA's cores are ε² = 1e-6 times those of ΔW, and a step of Adam is rate · g / (|g| + eps); "
     "with eps far above |g| it does not leave its start in 150 steps. The judge is the better of two LoRAs: PEFT's, "
-    "and the paper's (A ~ N(0, 1), no scaling). Quick: adapters on the two new layers, 16 and 64 samples at rank 8, 3 "
-    "seeds; that is hard on Deep LoRA, which scores 0.57, 0.67, 0.75 on the pairs and seed of choice with 2, 4, 6 "
-    "layers adapted at rate 3e-3, where LoRA (PEFT) has 0.79 with 4 and with 6. Paper: adapters on all six, also 256 "
-    "samples and ranks 32, 64, 5 seeds."
+    "and the paper's (A ~ N(0, 1), no scaling). Quick: 16 and 64 samples at rank 8, 3 "
+    "seeds; smoke: adapters on the two new layers only, which is hard on Deep LoRA (on the pairs and seed of choice it "
+    "scores 0.57, 0.67, 0.75 with 2, 4, 6 layers adapted at rate 3e-3, PEFT's LoRA 0.79 with 4 and with 6). Paper: "
+    "also 256 samples and ranks 32, 64, 5 seeds."
 )
 SCALE_NOTE = "Smoke scale judges two seeds by 20 pairs, where any gain is within the noise."
 EXPERIMENTS = (FEWSHOT_STS,)

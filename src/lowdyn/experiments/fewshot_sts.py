@@ -2,8 +2,8 @@
 
 Yaras et al. 2024 (arXiv 2406.04112) fine-tune BERT on 16 to 1024 pairs of STS-B. Here: all-MiniLM-L6-v2 whose last
 two layers are drawn anew (as it is, it knows the task), cosine of mean features against score / 5, AdamW, batches of 8,
-150 steps. Adapters are on all linear layers of the last ``adapted`` ones: at paper scale all six; at quick scale the
-two that were drawn anew, for what lies below is then computed once for all runs. Every method gets the best of three
+150 steps. Adapters are on all linear layers of the last ``adapted`` ones: all six, as published, but at smoke scale,
+where what lies below the two that were drawn anew is computed once for all runs. Every method gets the best of three
 rates, by its score on 300 development pairs with a seed and pairs that are not used again; the scores reported are on
 300 others. The eps of AdamW is 1e-6 for the paper's baseline, as published, and torch's 1e-8 for the others: the
 first gradients of Deep LoRA's cores are ε² = 1e-6 times those of ΔW, and with eps = 1e-6 it stays at its start for
@@ -118,7 +118,7 @@ FEWSHOT_STS = Experiment(
     run,
     {
         "smoke": Plan(grid(samples=16, rank=8, adapted=2, steps=3, dev_pairs=20, lr=3e-3), seeds=2),
-        "quick": Plan(grid(samples=[16, 64], rank=8, adapted=2, **_SETTINGS), seeds=3),
+        "quick": Plan(grid(samples=[16, 64], rank=8, adapted=6, **_SETTINGS), seeds=3),
         "paper": Plan(
             (
                 *grid(samples=[16, 64, 256], rank=8, adapted=6, **_SETTINGS),
