@@ -1,4 +1,5 @@
-# Two commands: `make reproduce` runs the claims and writes a report, `make test` checks the project.
+# Two commands: `make reproduce` runs the claims and writes a report, `make test` checks the project. `make docs` builds
+# the site.
 # Python 3.11 or newer and make are all that is needed; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OUT ?= lowdyn-report
 
-.PHONY: reproduce test clean
+.PHONY: reproduce test docs clean
 
 reproduce: $(INSTALLED)
 	$(BIN)/lowdyn reproduce --scale quick --out $(OUT)
@@ -18,9 +19,13 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q -n 2 --dist loadfile
 
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "site: build/docs/index.html"
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,train,peft,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,train,peft,dev,docs]'
 	touch $@
 
 clean:
