@@ -28,6 +28,7 @@ DEVIATION = (
     "kept to 10 %. Smoke: d = 60, r = 2; quick: d = 150, r = 3; both 50 %, with the original beside and kept to 25 %."
 )
 EXPERIMENTS = (COMPLETION,)
+TIMED = EXPERIMENTS
 PUBLISHED_STEPS = 19_500.0  # of the original, in the published figure
 
 

@@ -25,6 +25,7 @@ DEVIATION = (
     "(quick) or 5 000 (paper). The products of the original's d x d factors cost O(d³)."
 )
 EXPERIMENTS = (COST,)
+TIMED = EXPERIMENTS
 
 
 def check(datasets: Datasets) -> list[Check]:

@@ -27,6 +27,7 @@ DEVIATION = (
     "machine's processor."
 )
 EXPERIMENTS = (RATINGS,)
+TIMED = EXPERIMENTS
 
 
 def check(datasets: Datasets) -> list[Check]:
