@@ -7,23 +7,19 @@ interrupted. Prints one line of JSON: the operations, and the attempts that ende
 
 import hashlib
 import json
-import os
-import pathlib
 import random
 import shutil
-import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from lowdyn.training import Checkpoints, Minibatches, train
+from tests.faults import Faults, forked
 
 EPOCHS, EVERY = 3, 3
-PATCHED = ("fsync", "replace", "unlink", "rmdir", "mkdir")
 
 
 class Steps:
@@ -67,77 +63,6 @@ def run(folder):
     for path in sorted(folder.rglob("*")):  # both checkpoints that stay, names and bytes
         seen.update(str(path.relative_to(folder)).encode() + (path.read_bytes() if path.is_file() else b""))
     folder.with_suffix(".hash").write_text(seen.hexdigest())
-
-
-class Faults:
-    """Counts operations on files below ``folder`` and ends the process at one of them."""
-
-    def __init__(self, folder, fatal=None):
-        self.folder, self.fatal, self.names = str(folder), fatal, []
-        for name in PATCHED:
-            setattr(os, name, self.counted(name, getattr(os, name)))
-        opened = pathlib.Path.open
-
-        def open_(path, mode="r", *arguments, **options):
-            file = opened(path, mode, *arguments, **options)
-            return file if "r" in mode or not str(path).startswith(self.folder) else Torn(file, self)
-
-        pathlib.Path.open = open_
-
-    def counted(self, name, function):
-        def call(target, *arguments, **options):
-            path = str(Path(f"/proc/self/fd/{target}").readlink()) if isinstance(target, int) else str(target)
-            if path.startswith(self.folder) and self.reached(name):
-                os._exit(9)
-            return function(target, *arguments, **options)
-
-        return call
-
-    def reached(self, name):
-        self.names.append(name)
-        return len(self.names) - 1 == self.fatal
-
-
-class Torn:
-    """A file that keeps the first half of the fatal write."""
-
-    def __init__(self, file, faults):
-        self.file, self.faults = file, faults
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
-    def write(self, content):
-        if self.faults.reached("write"):
-            self.file.write(content[: len(content) // 2])
-            self.file.flush()
-            os._exit(9)
-        return self.file.write(content)
-
-    def flush(self):
-        self.file.flush()
-
-    def fileno(self):
-        return self.file.fileno()
-
-
-def forked(work, kill_after=None):
-    """Run ``work`` in a fork; return its exit status."""
-    if not (child := os.fork()):
-        try:
-            warnings.simplefilter("ignore")  # what is passed over, as it should be
-            work()
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def attempt(folder, *fatal, kill_after=None):

@@ -413,8 +413,9 @@ def test_killed_at_every_operation_and_at_random_moments_it_ends_with_the_same_b
     # In memory where that is possible: a kill loses nothing that was not synced, and each of 900 syncs takes 20 ms.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
-        script = Path(__file__).with_name("fault_points.py")
-        done = subprocess.run([sys.executable, str(script), folder], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "tests.fault_points", folder]
+        root = Path(__file__).parents[1]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     kinds = Counter(found["names"])

@@ -158,6 +158,8 @@ def refused(*arguments):
         (["--seed", str(2**64)], "'--seed'"),
         (["--data-dir", "/nowhere/at/all"], "/nowhere/at/all does not exist"),
         (["--download"], "--download needs --data-dir"),
+        (["--jobs", "0"], "'--jobs'"),
+        (["--jobs", "2", "--cluster", "tcp://127.0.0.1:1"], "--jobs is for this machine"),
         (["--sacle", "quick"], "No such option: --sacle"),
     ],
 )
@@ -312,7 +314,17 @@ def test_list_does_not_load_torch():
 
 def test_help_names_every_option():
     offered = lowdyn("reproduce", "--help").stdout
-    for option in ("--scale", "--out", "--seed", "--data-dir", "--download", "--strict", "[ids]..."):
+    for option in (
+        "--scale",
+        "--out",
+        "--seed",
+        "--data-dir",
+        "--download",
+        "--strict",
+        "--jobs",
+        "--cluster",
+        "[ids]...",
+    ):
         assert option in offered
     assert "DIR" in lowdyn("report", "--help").stdout
     for command in ("reproduce", "list", "report"):

@@ -9,7 +9,16 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from lowdyn import __version__, provenance
-from lowdyn.provenance import digest, imported_modules, machine, source_digest, source_files, versions
+from lowdyn.provenance import (
+    deciding_versions,
+    digest,
+    imported_modules,
+    libraries,
+    machine,
+    source_digest,
+    source_files,
+    versions,
+)
 
 SOURCES = {
     "__init__.py": "__version__ = '1'",
@@ -40,6 +49,7 @@ def package(tmp_path, monkeypatch):
 def forget():
     provenance._is_module.cache_clear()
     source_digest.cache_clear()
+    libraries.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,53 @@ def test_an_experiment_does_not_depend_on_how_it_is_shown():
     assert {"lowdyn.dynamics.descent", "lowdyn.observe.spectra", "lowdyn.linalg", "lowdyn.trajectory"} <= files.keys()
     shown = ("claims", "report", "runner", "cli", "plots", "data")
     assert not [name for name in files if name.split(".")[1] in shown]
+
+
+LIBRARIES = {
+    "pack/__init__.py": "from lowdyn.pack.deep import thing\nfrom lowdyn.pack.wide import other\n",
+    "pack/deep.py": "import peft.tuners\nthing = 1\n",
+    "pack/wide.py": "from lowdyn.pack.deep import thing as same\ndef later():\n    from sklearn.base import clone\n",
+    "own.py": "import transformers as t, scipy\nfrom lowdyn import leaf\n",
+    "leaf.py": "import accelerate\n",
+    "typed.py": "if TYPE_CHECKING:\n    import peft\n    from lowdyn import own\nelse:\n    import numba\n",
+    "thing.py": "from lowdyn.pack import thing\n",
+    "other.py": "def later():\n    from lowdyn.pack import other\n",
+    "module.py": "from lowdyn.pack import wide\n",
+    "whole.py": "import lowdyn.pack\n",
+    "lazy/__init__.py": "if TYPE_CHECKING:\n    from lowdyn.leaf import Leaf\nimport peft\n",
+    "asked.py": "from lowdyn.lazy import Leaf\n",
+    "unknown.py": "from lowdyn.lazy import elsewhere\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        ("own", ("accelerate", "transformers")),
+        ("typed", ("numba",)),
+        ("thing", ("peft",)),
+        ("other", ("peft", "scikit-learn")),
+        ("module", ("peft", "scikit-learn")),
+        ("whole", ("peft", "scikit-learn")),
+        ("asked", ("accelerate",)),
+        ("unknown", ("peft",)),
+    ],
+)
+def test_libraries_are_those_of_the_modules_that_define_what_is_imported(package, module, found):
+    for name, source in LIBRARIES.items():
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(source)
+    forget()
+    assert libraries(f"lowdyn.{module}") == found
+
+
+def test_versions_that_decide_an_experiment():
+    always = {"lowdyn", "torch", "numpy", "scipy"}
+    assert deciding_versions("lowdyn.linalg").keys() == always
+    assert deciding_versions("lowdyn.experiments.evolution").keys() == always | {"numba"}
+    adapting = deciding_versions("lowdyn.experiments.adapt_vit").keys()
+    installed = versions().keys()
+    assert {"accelerate", "peft", "transformers"} & installed <= adapting
 
 
 def test_digest_of_values():

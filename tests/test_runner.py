@@ -1,125 +1,44 @@
 """Runs into a folder: what is complete is kept, what is killed is taken up again, what fails says why.
 
-Claims and experiments here are tiny fakes. Run as a script, this file dies at every write in turn (see the end).
+Claims and experiments here are tiny fakes; real ones are run by test_cli.py.
 """
 
-import json
+import hashlib
 import os
 import re
-import signal
-import stat
 import struct
-import subprocess
-import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import plotly.graph_objects as go
 import plotly.io
 import pytest
-import xarray as xr
 
-from lowdyn import runner, trajectory
+from lowdyn import provenance, trajectory
 from lowdyn.claims.claim import Check, at_most
 from lowdyn.dynamics import Descent, gradient_descent
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan, each_cell
 from lowdyn.files import replace_atomically
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Factorization
-from lowdyn.runner import Folder, FolderError, Reproduction
+from lowdyn.runner import Folder, FolderError, Reproduction, reproduction, runs
+from tests.fake_claims import (
+    FIXED,
+    HALVING,
+    Runs,
+    assert_whole,
+    claim,
+    contents,
+    experiment,
+    raising,
+    read,
+    reproduce,
+    without_times,
+)
 
 KEYS = {
     *("id", "title", "claim", "source", "published", "deviation", "scale", "holds", "reason", "checks", "experiments"),
     *("settings", "seeds", "seconds", "versions", "machine", "data", "key", "figure"),
+    *("part", "scale_note", "source_sha256"),
 }
-HALVING, FIXED = {"steps": 4, "factor": 0.5}, {"steps": 3, "factor": 1.0}
-KEYS |= {"part", "scale_note", "source_sha256"}
-
-
-class Runs:
-    """A run of an experiment that remembers its seeds; `fail` is raised by the run of that number, from 1."""
-
-    __module__ = "lowdyn.linalg"  # whose source stands for the fake's own
-
-    def __init__(self, fail=None):
-        self.seeds, self.fail = [], fail or {}
-
-    def __call__(self, *, steps, factor, generator, images=None):
-        self.seeds.append(generator.initial_seed())
-        if len(self.seeds) in self.fail:
-            raise self.fail[len(self.seeds)]
-        loss = np.random.default_rng(self.seeds[-1]).uniform(1, 2) * factor ** np.arange(steps)
-        attrs = {"data": images.name, "used": images.used, "sha256": images.sha256} if images else {}
-        return xr.Dataset({"loss": ("step", loss)}, coords={"step": np.arange(steps)}, attrs=attrs)
-
-
-def experiment(run=None, name="halving", cells=(HALVING,), seeds=3, images=()):
-    return Experiment(name, run or Runs(), dict.fromkeys(SCALES, Plan(cells, seeds)), images)
-
-
-def check_last(datasets):
-    (data,) = datasets.values()
-    return [at_most("last loss", float(data["loss"].max("seed").isel(step=-1).min()), 0.5)]
-
-
-def draw_lines(datasets):
-    (data,) = datasets.values()
-    return go.Figure([go.Scatter(y=cell["loss"].isel(seed=0).values) for _, cell in each_cell(data)])
-
-
-def claim(name="C90", of=None, check=check_last, draw=draw_lines):
-    texts = {
-        "PART": "see",
-        "SCALE_NOTE": "",
-        "TITLE": "Halving",
-        "CLAIM": "It halves.",
-        "SOURCE": "A paper",
-        "PUBLISHED": "0.5",
-        "DEVIATION": "None.",
-    }
-    of = (experiment() if of is None else of,)
-    return SimpleNamespace(ID=name, **texts, EXPERIMENTS=of, check=check, draw=draw, __name__="lowdyn.files")
-
-
-def raising(error):
-    def fail(*_):
-        raise error
-
-    return fail
-
-
-def reproduce(folder, *claims, **options):
-    """Judge claims in a folder, as the command does; return their entries."""
-    with Folder.open(folder) as opened:
-        run = Reproduction(opened, **{"scale": "smoke", **options})
-        return [run.judge(one) for one in claims]
-
-
-def read(path):
-    """Strict JSON: no NaN, no infinity."""
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
-
-
-def contents(folder):
-    """Every file of a folder but the lock: name -> bytes."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
-
-
-def without_times(results):
-    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in results]
-
-
-def assert_whole(folder):
-    """Whatever is there under its own name can be read to its end."""
-    for path in folder.rglob("*.json"):
-        read(path)
-    for path in folder.rglob("*.nc"):
-        trajectory.load(path)
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +79,7 @@ def test_data_and_picture_lie_beside_the_result(folder):
     assert [settings for settings, _ in each_cell(data)] == [HALVING, FIXED]
     figure = plotly.io.from_json((folder / "C90" / "figure.json").read_text(encoding="utf-8"))
     assert len(figure.data) == 2
-    assert len(list((folder / "halving" / "runs").iterdir())) == 6
+    assert len(list((folder / "halving" / "runs").glob("*.nc"))) == 6
     assert not [name for name in contents(folder) if name.endswith(".tmp")]
 
 
@@ -235,30 +154,50 @@ def test_other_settings_run_again(folder):
     assert runs_after(folder, seeds=4) == [3]
 
 
+def replace_everywhere(monkeypatch, name, function):
+    """Let a function of provenance be another one, wherever the runner calls it."""
+    for module in (provenance, runs, reproduction):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, function)
+
+
 @pytest.mark.parametrize("package", ["lowdyn", "torch", "numpy"])
 def test_other_versions_run_again(folder, monkeypatch, package):
     reproduce(folder, claim())
-    monkeypatch.setattr(runner, "versions", lambda versions=runner.versions: {**versions(), package: "99.0"})
+    replace_everywhere(monkeypatch, "versions", lambda versions=provenance.versions: {**versions(), package: "99.0"})
     assert runs_after(folder) == [0, 1, 2]
     assert read(folder / "results.json")[0]["versions"][package] == "99.0"
     assert runs_after(folder) == []
 
 
+def test_versions_of_a_library_count_for_those_that_import_it(folder, monkeypatch):
+    """The fake's source stands in lowdyn.linalg, then in a module that imports accelerate, but not peft."""
+    reproduce(folder, claim())
+    changed = {"accelerate": "99.0", "peft": "99.0"}
+    before = provenance.versions
+    replace_everywhere(monkeypatch, "versions", lambda: {**before(), **changed})
+    assert runs_after(folder) == []
+    monkeypatch.setattr(Runs, "__module__", "lowdyn.training")
+    assert runs_after(folder) == [0, 1, 2]
+    del changed["peft"]
+    assert runs_after(folder) == []
+    changed["accelerate"] = "99.1"
+    assert runs_after(folder) == [0, 1, 2]
+
+
 def test_another_source_of_the_experiment_runs_again(folder, monkeypatch):
     reproduce(folder, claim())
     digests = {"lowdyn.linalg": "changed"}
-    monkeypatch.setattr(
-        runner, "source_digest", lambda name, before=runner.source_digest: digests.get(name, before(name))
-    )
+    before = provenance.source_digest
+    replace_everywhere(monkeypatch, "source_digest", lambda name: digests.get(name, before(name)))
     assert runs_after(folder) == [0, 1, 2]
 
 
 def test_another_source_of_the_claim_judges_again_and_runs_nothing(folder, monkeypatch):
     reproduce(folder, claim())
     digests = {"lowdyn.files": "changed"}
-    monkeypatch.setattr(
-        runner, "source_digest", lambda name, before=runner.source_digest: digests.get(name, before(name))
-    )
+    before = provenance.source_digest
+    replace_everywhere(monkeypatch, "source_digest", lambda name: digests.get(name, before(name)))
     idle = Runs()
     (entry,) = reproduce(folder, claim(of=experiment(idle), check=lambda _: [Check("new", 1.0, 2.0, None, False)]))
     assert entry["reason"] == "new: 1, expected 2.0"
@@ -296,6 +235,44 @@ def test_a_file_cut_short_is_made_again(folder, cut, again, share):
     assert_whole(folder)
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("damaged", "again"), [("halving/trajectory.nc", []), ("**/*.nc", [0, 1, 2])])
+def test_a_file_with_one_flipped_bit_is_made_again(folder, damaged, again, place):
+    """Damage that leaves a file of the same size, which may well be read to its end."""
+    (first,) = reproduce(folder, claim())
+    for path in folder.glob(damaged):
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 1
+        path.write_bytes(content)
+    assert runs_after(folder) == again
+    assert without_times(read(folder / "results.json")) == without_times([first])
+    assert runs_after(folder) == []
+
+
+def test_one_flipped_bit_costs_one_run(folder):
+    reproduce(folder, claim())
+    (folder / "halving" / "trajectory.nc").unlink()
+    path = sorted(folder.glob("halving/runs/*.nc"))[1]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert len(runs_after(folder)) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"no digest  x.nc\n"])
+def test_a_run_without_its_checksum_is_made_again(folder, content):
+    """So are those of folders from before there were checksums."""
+    reproduce(folder, claim())
+    for path in folder.rglob("*.sha256"):
+        path.unlink() if content is None else path.write_bytes(content)
+    assert runs_after(folder) == [0, 1, 2]
+
+
+def test_checksums_are_those_that_sha256sum_reads(folder):
+    reproduce(folder, claim())
+    path = folder / "halving" / "trajectory.nc"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.with_name("trajectory.nc.sha256").read_text() == f"{digest}  trajectory.nc\n"
+
+
 @pytest.mark.parametrize("lost", ["halving/trajectory.nc", "C90/figure.json", "results.json"])
 def test_a_file_that_is_gone_is_made_again_from_the_runs(folder, lost):
     (first,) = reproduce(folder, claim())
@@ -317,35 +294,6 @@ def test_a_picture_is_of_its_result(folder, monkeypatch):
             reproduce(folder, claim(), seed=1)
     reproduce(folder, claim(), seed=0)
     assert (folder / "C90" / "figure.json").read_bytes() == picture
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """Folders 1, 2, …: the process that wrote into folder n was killed at its n-th write; the last one ended."""
-    place = tmp_path_factory.mktemp("killed")
-    subprocess.run([sys.executable, __file__, place], check=True, timeout=100)
-    return sorted(place.iterdir(), key=lambda path: int(path.name))
-
-
-def two_claims():
-    return claim("C1", experiment(name="one", seeds=2)), claim(
-        "C2", experiment(name="two", cells=(HALVING, FIXED), seeds=1)
-    )
-
-
-def test_killed_at_every_write_it_ends_as_if_it_had_never_been(killed):
-    *stopped, ended = killed
-    assert len(stopped) == 11  # the marker; of each claim two runs, one trajectory, one picture, one result
-    assert_whole(ended)
-    expected = without_times(read(ended / "results.json"))
-    assert [entry["id"] for entry in expected] == ["C1", "C2"]
-    for folder in stopped:
-        assert_whole(folder)
-        reproduce(folder, *two_claims())
-        assert without_times(read(folder / "results.json")) == expected
-        for name in ("C1/figure.json", "C2/figure.json"):
-            assert (folder / name).read_bytes() == (ended / name).read_bytes()
-        assert contents(folder).keys() >= contents(ended).keys()
 
 
 def test_killed_again_and_again_it_goes_on(folder):
@@ -580,33 +528,3 @@ def test_a_folder_in_use_is_left_alone(folder):
     after = {path: path.stat() for path in folder.rglob("*")}
     assert {path.name for path in folder.rglob("*") if after[path].st_mtime_ns != before[path].st_mtime_ns} <= {".lock"}
     assert reproduce(folder, claim())[0]["holds"] is True
-
-
-# --- a process that is killed ---------------------------------------------------------------------------------
-
-
-def die_at_write(number, folder):
-    """Reproduce in a process of its own that is killed with half of its `number`-th file on the disk."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    count = 0
-
-    def fsync(handle):
-        nonlocal count
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return  # a folder, synced after its file
-        count += 1
-        if count == number:
-            os.ftruncate(handle, os.fstat(handle).st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.fsync = fsync
-    reproduce(folder, *two_claims())
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    place, written = Path(sys.argv[1]), 1
-    while die_at_write(written, place / str(written)) == -signal.SIGKILL:
-        written += 1

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -70,6 +70,12 @@ def reproduce(
     ] = None,
     download: Annotated[bool, typer.Option(help="Fetch a missing data set into --data-dir.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 1 also when a claim does not hold.")] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that share the runs, and the cores, of this machine.")
+    ] = 1,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers make the runs: tcp://HOST:8786.")
+    ] = None,
 ) -> None:
     """Run claims, judge them, write results, pictures and one report page. What is complete is not run again."""
     if download and data_dir is None:
@@ -79,17 +85,25 @@ def reproduce(
     from lowdyn.claims.claim import all_claims
     from lowdyn.report import write_report
     from lowdyn.report.results import read_results
-    from lowdyn.runner import Folder, FolderError, Reproduction
+    from lowdyn.runner import DaskCluster, Folder, Processes, Reproduction, RunStopped
 
     claims = _chosen(ids, all_claims())
+    if cluster is not None and jobs > 1:
+        _refuse("--jobs is for this machine and --cluster for others; pass one of them")
+    pool: AbstractContextManager[Any] = nullcontext(Processes(jobs, data_dir) if jobs > 1 else None)
+    if cluster is not None:
+        pool = DaskCluster.open(cluster, data_dir)
     try:
-        with Folder.open(out) as folder:
+        with pool as made_in, Folder.open(out) as folder:
             if (out / "results.json").exists():
                 read_results(out / "results.json")  # what the page could not show is refused before anything runs
             run = Reproduction(folder, scale.value, seed, data_dir, download)
-            entries = _run_all(run, claims)
-            page = write_report(folder.path)
-    except (FolderError, ValueError, OSError) as error:
+            entries = _run_all(run, claims, made_in)
+            with folder.writing():
+                page = write_report(folder.path)
+    except RunStopped as error:
+        _refuse(str(error), status=1)
+    except (ValueError, OSError) as error:
         _refuse(str(error))
     typer.echo(f"\nreport: {page.resolve()}")
     failed = any((entry["reason"] or "").startswith("error: ") for entry in entries)
@@ -97,7 +111,7 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _run_all(run: Any, claims: list[Claim]) -> list[dict[str, Any]]:
+def _run_all(run: Any, claims: list[Claim], pool: Any) -> list[dict[str, Any]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -106,13 +120,17 @@ def _run_all(run: Any, claims: list[Claim]) -> list[dict[str, Any]]:
     entries = []
     with Progress(*columns, console=console, transient=True) as progress:
         whole = progress.add_task("claims", total=len(claims))
-        for claim in claims:
-            task = progress.add_task(f"{claim.ID} {claim.TITLE}", total=None)
-            entry = run.judge(claim, lambda done, total, task=task: progress.update(task, completed=done, total=total))
-            progress.remove_task(task)
-            progress.advance(whole)
-            entries.append(entry)
-            console.print(_line(entry), markup=False, style=None)
+        runs = progress.add_task("runs", total=None, visible=pool is not None)
+        with closing(
+            run.ready(claims, pool, lambda done, all: progress.update(runs, completed=done, total=all))
+        ) as ready:
+            for claim in ready:
+                task = progress.add_task(f"{claim.ID} {claim.TITLE}", total=None)
+                entry = run.judge(claim, lambda done, all, task=task: progress.update(task, completed=done, total=all))
+                progress.remove_task(task)
+                progress.advance(whole)
+                entries.append(entry)
+                console.print(_line(entry), markup=False, style=None)
     return entries
 
 
@@ -136,9 +154,9 @@ def _chosen(ids: list[str] | None, claims: dict[str, Claim]) -> list[Claim]:
     return [claim for name, claim in claims.items() if name in wanted]
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str, status: int = 2) -> NoReturn:
     typer.echo(f"lowdyn: {message}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(status)
 
 
 @app.command("list")

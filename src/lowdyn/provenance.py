@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -15,7 +16,17 @@ from typing import Any
 
 from lowdyn import __version__
 
-PACKAGES = ("torch", "numpy", "scipy", "xarray", "scikit-learn", "accelerate", "plotly")
+ALWAYS = ("torch", "numpy", "scipy")  # decide the numbers of every experiment
+# The name by which it is imported -> the library, which decides the numbers of the experiments that import it.
+LIBRARIES = {
+    "accelerate": "accelerate",
+    "numba": "numba",
+    "peft": "peft",
+    "sklearn": "scikit-learn",
+    "tokenizers": "tokenizers",
+    "transformers": "transformers",
+}
+PACKAGES = (*ALWAYS, *LIBRARIES.values(), "xarray", "plotly")
 
 
 def digest(value: Any) -> str:
@@ -69,6 +80,72 @@ def imported_modules(path: Path) -> list[str]:
 
 
 @cache
+def libraries(module: str) -> tuple[str, ...]:
+    """Return which of LIBRARIES the code of ``module`` imports, itself or through the lowdyn modules it takes from.
+
+    Of a package that only hands out names (``from lowdyn.observe import Spectra``) the modules that define them
+    count, not all the others. What is imported for types alone does not count.
+
+    >>> libraries("lowdyn.linalg"), libraries("lowdyn.training")
+    ((), ('accelerate', 'numba'))
+    """
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name == "lowdyn":
+            continue
+        seen.add(name)
+        for target, taken in _imports(_file_of(name)):
+            if target.split(".")[0] == "lowdyn":
+                waiting.append(_defining(target, taken))
+            else:
+                found.add(target.split(".")[0])
+    return tuple(sorted(library for name, library in LIBRARIES.items() if name in found))
+
+
+def deciding_versions(module: str) -> dict[str, str]:
+    """Return the versions that decide the numbers of ``module``: lowdyn's, torch's …, and those of its libraries."""
+    deciding = ("lowdyn", *ALWAYS, *libraries(module))
+    return {name: version for name, version in versions().items() if name in deciding}
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield (module, name taken from it or None) for each import that is executed."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _defining(module: str, name: str | None) -> str:
+    """Return the module that defines a name: ``module``, one of that name below it, or where it takes it from."""
+    if name is None:
+        return module
+    if _is_module(f"{module}.{name}"):
+        return f"{module}.{name}"
+    path = _file_of(module)
+    if path.name != "__init__.py":
+        return module
+    # Names for types too: that is how a package lists what it imports when it is first asked for.
+    handed = (
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+    )
+    for node in handed:
+        if node.module and node.module != module and any((one.asname or one.name) == name for one in node.names):
+            return _defining(node.module, name)
+    return module
+
+
+@cache
 def _is_module(name: str) -> bool:
     return _path_of(name) is not None
 
@@ -92,13 +169,17 @@ def _path_of(name: str) -> Path | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of lowdyn, Python and the libraries that decide the numbers."""
-    found = {"lowdyn": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {package: _version_of(package) for package in PACKAGES}
+    found = {package: version for package, version in installed.items() if version is not None}
+    return {"lowdyn": __version__, "python": platform.python_version(), **found}
+
+
+@cache
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, str | int]:

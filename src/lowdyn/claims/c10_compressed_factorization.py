@@ -28,6 +28,7 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (FACTORIZATION,)
+TIMED = EXPERIMENTS
 
 
 def check(datasets: Datasets) -> list[Check]:

@@ -31,6 +31,7 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (COMPLETION,)
+TIMED = EXPERIMENTS
 PUBLISHED_STEPS = 19_500.0  # of the original, in the published figure
 
 

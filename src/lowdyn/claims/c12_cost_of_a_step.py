@@ -28,6 +28,7 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (COST,)
+TIMED = EXPERIMENTS
 
 
 def check(datasets: Datasets) -> list[Check]:

@@ -30,6 +30,7 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (RATINGS,)
+TIMED = EXPERIMENTS
 
 
 def check(datasets: Datasets) -> list[Check]:

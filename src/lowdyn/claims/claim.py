@@ -54,7 +54,7 @@ class Claim(Protocol):
     PUBLISHED: str  # what they published, in numbers
     DEVIATION: str  # how the settings here depart from the published ones
     SCALE_NOTE: str  # why the verdict at a smaller scale may differ from that at paper scale; "" where not known
-    EXPERIMENTS: tuple[Experiment, ...]
+    EXPERIMENTS: tuple[Experiment, ...]  # and, of them, TIMED where the claim speaks of seconds: see `timed`
     __name__: str
 
     def check(self, datasets: Datasets) -> list[Check]:
@@ -64,6 +64,18 @@ class Claim(Protocol):
     def draw(self, datasets: Datasets) -> Figure:
         """Draw the picture; no computation beyond selection."""
         ...
+
+
+def timed(claim: Claim) -> tuple[Experiment, ...]:
+    """Return the experiments in which the claim reads a clock: its ``TIMED``, none by default.
+
+    They are never run beside others, which would slow them.
+
+    >>> [experiment.name for experiment in timed(all_claims()["C12"])]
+    ['cost']
+    """
+    experiments: tuple[Experiment, ...] = getattr(claim, "TIMED", ())
+    return experiments
 
 
 def _plain(value: Any) -> Any:
