@@ -25,7 +25,7 @@ docs: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,train,peft,dev,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[reproduce,train,peft,cluster,dev,docs]'
 	touch $@
 
 clean:
