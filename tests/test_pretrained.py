@@ -232,5 +232,4 @@ def test_a_download_does_not_ask_for_what_cannot_be_fetched(published):
     experiment = Experiment("some", pretrained.run, {"paper": plan})
     for place, count in ((folder.parent, 2), (folder, 0)):
         reproduction = Reproduction(Folder(folder), "paper", data_dir=place, download=True)
-        given, sets = reproduction.given(experiment)
-        assert len(given["data"]) == len(sets) == count
+        assert len(reproduction.sweep(experiment).sets) == count
