@@ -345,6 +345,18 @@ def test_curves_belong_to_the_fit():
     assert (np.diff(without.loss_curve_[-20:]) <= 1e-3 * without.loss_curve_[-1]).all()
 
 
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_every_iteration_can_be_watched_and_is_not_changed_by_it(early_stopping):
+    _, seen = low_rank(40, 30, 2, noise=0.3)
+    watched, options = [], {"random_state": 0, "early_stopping": early_stopping}
+    model = DeepMatrixCompletion(**options).fit(7 * seen, on_iteration=lambda *one: watched.append(one))
+    trial = len(model.validation_curve_[1:])
+    assert [count for count, _ in watched] == [*range(1, trial + 1), *range(1, model.n_iter_ + 1)]
+    np.testing.assert_array_equal([error for _, error in watched[:trial]], model.validation_curve_[1:])
+    assert all(np.isnan(error) for _, error in watched[trial:])
+    np.testing.assert_array_equal(model.complete(), DeepMatrixCompletion(**options).fit(7 * seen).complete())
+
+
 def test_regularization_is_a_ceiling_that_the_validation_share_lowers():
     truth, seen = low_rank(80, 60, 2)
     kept, lowered = (fitted(seen, early_stopping=stopping, center="none") for stopping in (False, True))

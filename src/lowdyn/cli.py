@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -219,7 +220,8 @@ def complete(
         with _reading(f"reading {ratings.name}") as advance:
             matrix, *ids = read_ratings(ratings, (user, item, rating), delimiter, advance)
         typer.echo(f"{matrix.nnz} ratings, {matrix.shape[0]} users, {matrix.shape[1]} items")
-        model = DeepMatrixCompletion(rank, random_state=seed).fit(matrix)
+        with _fitting() as on_iteration:
+            model = DeepMatrixCompletion(rank, random_state=seed).fit(matrix, on_iteration=on_iteration)
         errors = model.validation_curve_
         error = f"{errors.min():.4f}" if errors.size else "unknown (too few ratings to hold any out)"
         typer.echo(f"validation RMSE {error}, rank {model.rank_}, {model.n_iter_} iterations")
@@ -240,6 +242,21 @@ def _reading(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _fitting() -> Iterator[Callable[[int, float], None]]:
+    """Show how a fit gets on, on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("fitting") as status:
+
+        def on_iteration(count: int, error: float) -> None:
+            last = math.isnan(error)  # the fit to all ratings, from which nothing is held out
+            status.update(f"fitting: iteration {count}, " + ("all ratings" if last else f"validation RMSE {error:.4f}"))
+
+        yield on_iteration
 
 
 @app.command()

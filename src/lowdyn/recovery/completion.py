@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lowdyn.arguments import checked_count, checked_indices
 from lowdyn.recovery import storage
 from lowdyn.recovery.biases import Biases
-from lowdyn.recovery.fitting import Fit, fit_by_validation, fit_on_schedule, fit_to_rest
+from lowdyn.recovery.fitting import Fit, OnIteration, fit_by_validation, fit_on_schedule, fit_to_rest, unwatched
 from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.parameters import check_parameters
@@ -115,8 +115,11 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def fit(self, X: Any, y: None = None) -> Self:
+    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = unwatched) -> Self:
         """Fit to a matrix (rows, columns), SciPy sparse (a stored zero is observed) or dense (NaN is not observed).
+
+        ``on_iteration(count, error)`` is called after every iteration, first of the trial with held-out entries, with
+        their error in the units of X, then of the final fit to all entries, which counts anew, with NaN.
 
         ValueError when nothing is observed, for infinity, or for an entry stored twice (the first is named).
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
@@ -129,18 +132,19 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         regularization: float = self.regularization if known is None else self.regularization_
         random_state = check_random_state(self.random_state)
         held_out = self._held_out(len(seen), random_state) if known is None else None
-        trial = self._try(seen, held_out, random_state) if held_out is not None else None
+        trial = self._try(seen, held_out, random_state, on_iteration) if held_out is not None else None
         start = self._start(seen, random_state)
         if known is not None:
             start = start.grown(known)
         if trial is None:
             penalties = [start.penalty(regularization)]
-            final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter)
+            rule = (penalties[0], self.tol, self.max_iter)
+            final = fit_to_rest(start.objective, start.factors, *rule, on_iteration)
         else:
             schedule = trial.schedule or [regularization]
             regularization, penalties = schedule[-1], [start.penalty(one) for one in schedule]
             factors = start.factors.without_product() if trial.biases_suffice else start.factors
-            final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)])
+            final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)], on_iteration)
         if not (final.settled if trial is None else trial.settled):
             warnings.warn(
                 f"descent was still gaining after max_iter={self.max_iter} iterations; raise max_iter",
@@ -266,12 +270,22 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
             random_state=random_state,
         )
 
-    def _try(self, seen: Observations, held_out: NDArray[np.bool_], random_state: np.random.RandomState) -> Fit:
+    def _try(
+        self,
+        seen: Observations,
+        held_out: NDArray[np.bool_],
+        random_state: np.random.RandomState,
+        on_iteration: OnIteration,
+    ) -> Fit:
         """Return the fit to the entries that are not held out, its errors in the units of X."""
         start = self._start(seen.select(~held_out), random_state)
         validation = start.apply(seen.select(held_out))
+
+        def watch(iteration: int, error: float) -> None:
+            on_iteration(iteration, start.scale * error)
+
         rule = (self.regularization, start.penalty, self.tol, self.max_iter)
-        fit = fit_by_validation(start.objective, start.factors, validation, *rule)
+        fit = fit_by_validation(start.objective, start.factors, validation, *rule, watch)
         fit.errors = [start.scale * error for error in fit.errors]
         return fit
 

@@ -16,6 +16,12 @@ RECOVERY = 1.05  # of the step, after each that went well
 PATIENCE = 10  # iterations that may pass without a gain in the validation error
 GAIN = 1e-3  # relative; in PATIENCE iterations, less is none
 
+OnIteration = Callable[[int, float], None]  # iterations done; error on held-out entries, NaN where none are
+
+
+def unwatched(iteration: int, error: float) -> None:
+    """Look at nothing."""
+
 
 @dataclass
 class Fit:
@@ -83,6 +89,7 @@ def fit_by_validation(
     penalty: Callable[[float], Penalty],
     tol: float,
     max_iter: int,
+    on_iteration: OnIteration = unwatched,
 ) -> Fit:
     """Descend until the error on ``held_out`` falls no longer; then with half the regularization, while that helps.
 
@@ -106,6 +113,7 @@ def fit_by_validation(
         fit.losses.append(run.advance(penalty(regularization)))
         schedule.append(regularization)
         fit.errors.append(error(run.factors))
+        on_iteration(len(fit.losses), fit.errors[-1])
         if fit.errors[-1] < lowest:
             lowest, fit.factors, fit.schedule = fit.errors[-1], run.factors, list(schedule)
         level.append(lowest)
@@ -125,21 +133,32 @@ def fit_by_validation(
     return fit
 
 
-def fit_on_schedule(objective: Objective, factors: Factors, penalties: Iterable[Penalty]) -> Fit:
+def fit_on_schedule(
+    objective: Objective, factors: Factors, penalties: Iterable[Penalty], on_iteration: OnIteration = unwatched
+) -> Fit:
     """Make one step for each of ``penalties``."""
     run, fit = _Descent(objective, factors), Fit(factors)
     for penalty in penalties:
         fit.losses.append(run.advance(penalty))
+        on_iteration(len(fit.losses), np.nan)
     fit.factors = run.factors
     return fit
 
 
-def fit_to_rest(objective: Objective, factors: Factors, penalty: Penalty, tol: float, max_iter: int) -> Fit:
+def fit_to_rest(
+    objective: Objective,
+    factors: Factors,
+    penalty: Penalty,
+    tol: float,
+    max_iter: int,
+    on_iteration: OnIteration = unwatched,
+) -> Fit:
     """Descend at one penalty until the objective falls by less than ``tol``, relatively, in one iteration."""
     run, fit = _Descent(objective, factors), Fit(factors, settled=False)
     for _ in range(max_iter):
         before = run.lowest
         fit.losses.append(run.advance(penalty))
+        on_iteration(len(fit.losses), np.nan)
         if run.lowest <= before < np.inf and before - run.lowest <= tol * before and fit.losses[-1] <= before:
             fit.settled = True
             break
