@@ -55,7 +55,9 @@ def reproduce_in(pool, folder, *every, told=None, **options):
 def start(folder, *options):
     command = [sys.executable, "-m", "lowdyn.cli", "reproduce", *REAL, "--scale", "smoke", "--out", str(folder)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-    return subprocess.Popen([*command, *options], start_new_session=True, **pipes)
+    # A shell that runs the tests in the background has SIGINT ignored, which a child would inherit.
+    with_interrupts = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen([*command, *options], start_new_session=True, **pipes, **with_interrupts)
 
 
 def finished(folder):

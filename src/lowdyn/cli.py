@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -215,48 +213,22 @@ def complete(
         _refuse(f"--out {out} is a folder or one of the files read; pass another")
     from lowdyn.ratings_csv import predict_pairs, read_ratings
     from lowdyn.recovery import DeepMatrixCompletion
+    from lowdyn.report.waiting import fitting, reading
 
     try:
-        with _reading(f"reading {ratings.name}") as advance:
+        with reading(f"reading {ratings.name}") as advance:
             matrix, *ids = read_ratings(ratings, (user, item, rating), delimiter, advance)
         typer.echo(f"{matrix.nnz} ratings, {matrix.shape[0]} users, {matrix.shape[1]} items")
-        with _fitting() as on_iteration:
+        with fitting() as on_iteration:
             model = DeepMatrixCompletion(rank, random_state=seed).fit(matrix, on_iteration=on_iteration)
         errors = model.validation_curve_
         error = f"{errors.min():.4f}" if errors.size else "unknown (too few ratings to hold any out)"
         typer.echo(f"validation RMSE {error}, rank {model.rank_}, {model.n_iter_} iterations")
-        with _reading(f"predicting {predict.name}") as advance:
+        with reading(f"predicting {predict.name}") as advance:
             count = predict_pairs(model, (ids[0], ids[1]), predict, (user, item), out, delimiter, advance)
     except (ValueError, OSError) as error:
         _refuse(str(error))
     typer.echo(f"{count} predictions: {out}")
-
-
-@contextmanager
-def _reading(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of a file has been read, on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _fitting() -> Iterator[Callable[[int, float], None]]:
-    """Show how a fit gets on, on a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("fitting") as status:
-
-        def on_iteration(count: int, error: float) -> None:
-            last = math.isnan(error)  # the fit to all ratings, from which nothing is held out
-            status.update(f"fitting: iteration {count}, " + ("all ratings" if last else f"validation RMSE {error:.4f}"))
-
-        yield on_iteration
 
 
 @app.command()

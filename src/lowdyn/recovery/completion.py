@@ -7,6 +7,7 @@ import warnings
 from typing import Any, Self
 
 import numpy as np
+from numpy.random import RandomState
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -15,15 +16,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowdyn.arguments import checked_count, checked_indices
-from lowdyn.recovery import storage
+from lowdyn.recovery import fitting, storage
 from lowdyn.recovery.biases import Biases
-from lowdyn.recovery.fitting import Fit, OnIteration, fit_by_validation, fit_on_schedule, fit_to_rest, unwatched
+from lowdyn.recovery.fitting import Fit, OnIteration, fit_by_validation, fit_on_schedule, fit_to_rest
 from lowdyn.recovery.objective import Factors, Penalty
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.parameters import check_parameters
 from lowdyn.recovery.rows import solve_rows
 from lowdyn.recovery.start import Start
 
+Mask = NDArray[np.bool_]
 ALIVE = 0.01  # a singular value below this share of the largest does not count towards the rank
 
 
@@ -94,7 +96,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         max_iter: int = 1000,
         tol: float = 1e-4,
         warm_start: bool = False,
-        random_state: int | np.random.RandomState | None = None,
+        random_state: int | RandomState | None = None,
     ) -> None:
         self.rank = rank
         self.depth = depth
@@ -115,12 +117,11 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = unwatched) -> Self:
+    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = fitting.unwatched) -> Self:
         """Fit to a matrix (rows, columns), SciPy sparse (a stored zero is observed) or dense (NaN is not observed).
 
-        ``on_iteration(count, error)`` is called after every iteration, first of the trial with held-out entries, with
-        their error in the units of X, then of the final fit to all entries, which counts anew, with NaN.
-
+        ``on_iteration(count, error)`` is called after every iteration: of the trial with held-out entries, with their
+        error in the units of X, then of the fit to all entries, which counts anew, with NaN.
         ValueError when nothing is observed, for infinity, or for an entry stored twice (the first is named).
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
         """
@@ -138,8 +139,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
             start = start.grown(known)
         if trial is None:
             penalties = [start.penalty(regularization)]
-            rule = (penalties[0], self.tol, self.max_iter)
-            final = fit_to_rest(start.objective, start.factors, *rule, on_iteration)
+            final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter, on_iteration)
         else:
             schedule = trial.schedule or [regularization]
             regularization, penalties = schedule[-1], [start.penalty(one) for one in schedule]
@@ -250,7 +250,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         dense = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
         return Observations.read(dense)
 
-    def _held_out(self, entries: int, random_state: np.random.RandomState) -> NDArray[np.bool_] | None:
+    def _held_out(self, entries: int, random_state: RandomState) -> Mask | None:
         count = int(self.validation_fraction * entries)
         if not self.early_stopping or count < 2 or entries - count < 2:
             return None
@@ -258,7 +258,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         chosen[random_state.choice(entries, count, replace=False)] = True
         return chosen
 
-    def _start(self, seen: Observations, random_state: np.random.RandomState) -> Start:
+    def _start(self, seen: Observations, random_state: RandomState) -> Start:
         return Start.of(
             seen,
             rank=self.rank,
@@ -270,22 +270,12 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
             random_state=random_state,
         )
 
-    def _try(
-        self,
-        seen: Observations,
-        held_out: NDArray[np.bool_],
-        random_state: np.random.RandomState,
-        on_iteration: OnIteration,
-    ) -> Fit:
+    def _try(self, seen: Observations, held_out: Mask, random_state: RandomState, on_iteration: OnIteration) -> Fit:
         """Return the fit to the entries that are not held out, its errors in the units of X."""
         start = self._start(seen.select(~held_out), random_state)
-        validation = start.apply(seen.select(held_out))
-
-        def watch(iteration: int, error: float) -> None:
-            on_iteration(iteration, start.scale * error)
-
         rule = (self.regularization, start.penalty, self.tol, self.max_iter)
-        fit = fit_by_validation(start.objective, start.factors, validation, *rule, watch)
+        watch = fitting.in_units(start.scale, on_iteration)
+        fit = fit_by_validation(start.objective, start.factors, start.apply(seen.select(held_out)), *rule, watch)
         fit.errors = [start.scale * error for error in fit.errors]
         return fit
 

@@ -23,6 +23,11 @@ def unwatched(iteration: int, error: float) -> None:
     """Look at nothing."""
 
 
+def in_units(scale: float, on_iteration: OnIteration) -> OnIteration:
+    """Return ``on_iteration`` given errors ``scale`` times as large."""
+    return lambda iteration, error: on_iteration(iteration, scale * error)
+
+
 @dataclass
 class Fit:
     """What a run of descent came to. ``schedule`` holds the regularization of every iteration that led to it."""
