@@ -28,14 +28,7 @@ from lowdyn.runner import Folder, Reproduction
 REAL = ("C4", "C20")  # the two fastest: seven runs in half a second
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 def lowdyn(*arguments):

@@ -1,9 +1,7 @@
 """Runs made by the workers of a Dask cluster on this machine, some of which are killed."""
 
-import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,33 +9,13 @@ from typer.testing import CliRunner
 from lowdyn import cli
 from lowdyn.runner import ClusterError, DaskCluster, Folder, Reproduction, RunStopped, pools
 from tests.fake_claims import FIXED, HALVING, claim, experiment, reproduce, without_times
-from tests.pooled import assert_same_results, die, finished, reproduce_in, rest, several, start
+from tests.pooled import assert_same_results, die, reproduce_in, rest, several, start
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 from tests.dask_processes import cluster
 
-
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def workers_find_the_fakes():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def serial(tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("serial") / "out")
+pytestmark = pytest.mark.usefixtures("no_data_folder", "workers_find_the_fakes")
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,7 @@ def test_products_on_observed_entries_are_autograds(m, n, rank, fraction, dtype,
     products.right.copy_(right)
     for side in ("left", "right"):
         half_squares = products.compute(**{"left": False, "right": False, side: True})
-        # float32 among the cases
-        assert half_squares * listed.scale == pytest.approx(expected[0].item(), rel=1e-4)
+        assert_close(half_squares * listed.scale, expected[0].item(), **TOLERANCE[dtype])
     assert_close(listed.scale * products.left_gradient, expected[1], **TOLERANCE[dtype])
     assert_close(listed.scale * products.right_gradient, expected[2], **TOLERANCE[dtype])
 
@@ -156,6 +155,8 @@ def test_full_rows_are_passed_in_tiles_to_the_same_products(shape, dtype):
     left, right = gaussian(shape[0], rank, seed=1, dtype=dtype), gaussian(rank, shape[1], seed=2, dtype=dtype)
     residual = problem.dense().residual(left @ right)
     expected = (float(residual.square().sum()) / 2, residual @ right.mT, left.mT @ residual)
+    # In single precision, 1e-7 of what is summed: some five hundred numbers near 3, which may cancel.
+    close = TOLERANCE[dtype] if dtype == torch.float64 else {"rtol": 1e-5, "atol": 2e-4}
     bits = []
     for parallel in (False, True):
         products = ObservedProducts(problem.entries, rank)
@@ -166,12 +167,13 @@ def test_full_rows_are_passed_in_tiles_to_the_same_products(shape, dtype):
         starts = products.plans[shape[1] > shape[0], True].pattern[1]
         assert len(starts) > 2 * rows  # more than one piece of every row
         for one, exact in zip(found, expected, strict=True):
-            assert_close(one, exact, **(TOLERANCE[dtype] if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-2}))
-        assert products.compute(left=False, right=False) == pytest.approx(found[0], rel=1e-6)
+            assert_close(one, exact, **close)
+        # Another way through the entries, so another order of the sums.
         products.compute(right=False)
-        assert_close(products.left_gradient, found[1], rtol=1e-4, atol=1e-4)
+        assert_close(products.left_gradient, found[1], **close)
         products.compute(left=False)
-        assert_close(products.right_gradient, found[2], rtol=1e-4, atol=1e-4)
+        assert_close(products.right_gradient, found[2], **close)
+        assert products.compute(left=False, right=False) == pytest.approx(found[0], rel=close["rtol"])
         bits.append((found[0], found[1].numpy().tobytes(), found[2].numpy().tobytes()))
     assert bits[0] == bits[1]
 

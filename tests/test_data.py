@@ -29,9 +29,7 @@ rng = np.random.default_rng(0)
 examples = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

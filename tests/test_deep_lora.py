@@ -209,7 +209,7 @@ def test_eager_is_compiled(name, backend):
         output_of(one, inputs).square().sum().backward()
     gradients = [[p.grad for p in one.parameters() if p.requires_grad] for one in (model, compiled)]
     assert all(gradient is not None for gradient in gradients[1])
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["vit", "bert"])
@@ -259,6 +259,7 @@ def test_three_factors_are_there_and_all_count():
         with torch.no_grad():
             kept = factor.clone()
             factor.mul_(-2)
+            # The outputs are near 0.2 and change by 0.1: the wider this is, the more it asks.
             assert not torch.allclose(output_of(model, inputs), before, atol=1e-2)
             factor.copy_(kept)
 

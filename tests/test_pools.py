@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
@@ -17,31 +16,9 @@ from lowdyn.provenance import source_files
 from lowdyn.runner import Folder, Processes, Reproduction, RunStopped, runs
 from lowdyn.runner.runs import Outcome, Run, identity, made_for_another
 from tests.fake_claims import HALVING, Runs, claim, contents, experiment, reproduce, without_times
-from tests.pooled import assert_same_results, die, finished, reproduce_in, several, start
+from tests.pooled import assert_same_results, die, reproduce_in, several, start
 
-
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def workers_find_the_fakes():
-    with pytest.MonkeyPatch.context() as patched:
-        root = str(Path(__file__).parents[1])
-        patched.syspath_prepend(root)  # processes here start with this process's path, those of a cluster do not
-        patched.setenv("PYTHONPATH", root, prepend=os.pathsep)
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture(scope="module")
-def serial(tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("serial") / "out")
+pytestmark = pytest.mark.usefixtures("no_data_folder", "workers_find_the_fakes")
 
 
 class Here:

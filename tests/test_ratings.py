@@ -18,9 +18,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 TRIPLES = [("ann", "Alien", 5.0), ("bob", "Brazil", 3.0), ("ann", "Brazil", 0.0), (7, ("a", 1), -2.5)]
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 # --- ids

@@ -41,14 +41,7 @@ KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 # --- what is written ------------------------------------------------------------------------------------------

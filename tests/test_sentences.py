@@ -11,9 +11,7 @@ from lowdyn.data.sentences import SIZES, URL
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 def line(i, score="2.500", first="A sentence.", second='Another, "quoted in part.'):

@@ -14,9 +14,7 @@ generator = np.random.default_rng(0)
 VALUES, LABELS = np.round(generator.uniform(-1, 1, (20, 256)), 3), np.arange(20) % 10
 
 
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    monkeypatch.delenv("LOWDYN_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("no_data_folder")
 
 
 def text(values=VALUES, labels=LABELS):

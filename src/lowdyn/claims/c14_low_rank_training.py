@@ -34,7 +34,7 @@ DEVIATION = (
     "Without a data folder: digits. Costs have their limits, and time is judged, at width 2000; below, parameters and "
     "memory must fall."
 )
-SCALE_NOTE = "Below paper scale the runs are short, and pairs take longer than dense layers to reach their accuracy."
+SCALE_NOTE = "Below paper scale layers are narrow and runs are short; which of the two decides is not known."
 EXPERIMENTS = (LOWRANK_MLP,)
 TIMED = EXPERIMENTS
 FULL = 2000  # the published width

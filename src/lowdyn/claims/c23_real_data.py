@@ -28,8 +28,8 @@ DEVIATION = (
     "stand in for a data set that is not found."
 )
 SCALE_NOTE = (
-    "Runs below paper scale end before FashionMNIST is fitted to zero training error, and the law is one of fitted "
-    "networks."
+    "Runs below paper scale end before FashionMNIST is fitted to zero training error; whether that decides is not "
+    "known."
 )
 EXPERIMENTS = (REAL_DEPTHS_FASHION, REAL_DEPTHS_CIFAR)
 PLACES = {REAL_DEPTHS_FASHION.name: "FashionMNIST", REAL_DEPTHS_CIFAR.name: "CIFAR-10"}

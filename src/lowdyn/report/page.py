@@ -17,7 +17,7 @@ from lowdyn.report.results import Check, Result, is_simple_name, read_results
 
 if TYPE_CHECKING:
     from lowdyn.report.figures import Picture
-    from lowdyn.report.measured import Comparison
+    from lowdyn.report.measured import Comparison, Measured
 
 VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
 SCALES = {
@@ -95,7 +95,12 @@ def render(results: list[Result], folder: Path) -> str:
     """Return the page as text. ``folder`` is where figures and data files are looked for."""
     from plotly.offline import get_plotlyjs
 
-    sections = [_section(result, place, folder) for place, result in enumerate(results, start=1)]
+    from lowdyn.report.measured import read_measured
+
+    measured = read_measured()
+    sections = [
+        _section(result, place, folder, measured.get(result.id, {})) for place, result in enumerate(results, start=1)
+    ]
     known = {part.key for part in PARTS}
     places = [section.result.part if section.result.part in known else "" for section in sections]
     grouped = [(part, [one for one, key in zip(sections, places, strict=True) if key == part.key]) for part in PARTS]
@@ -155,10 +160,10 @@ def _is_band(check: Check) -> bool:
     return check.tolerance is not None and isinstance(check.expected, (int, float))
 
 
-def _section(result: Result, place: int, folder: Path) -> Section:
+def _section(result: Result, place: int, folder: Path, measured: Mapping[str, Measured]) -> Section:
     """Return a result with its figure and its links. A name that is not simple never becomes part of a path."""
     from lowdyn.report.figures import read_picture  # NumPy, only where a page is written
-    from lowdyn.report.measured import compare, read_measured
+    from lowdyn.report.measured import compare
 
     picture, problem, anchor, links = None, None, f"claim-{place}", []
     if is_simple_name(result.id):
@@ -174,7 +179,7 @@ def _section(result: Result, place: int, folder: Path) -> Section:
     for name in result.experiments:
         found = sorted((folder / name).glob("*.nc")) if is_simple_name(name) else []
         links += [_link(path, folder) for path in found] or [Link(f"{name}: no trajectory here", None)]
-    comparison = compare(result, read_measured().get(result.id, {}))
+    comparison = compare(result, measured)
     return Section(result, anchor, picture, problem, tuple(links), comparison, _command(result))
 
 
