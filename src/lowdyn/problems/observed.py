@@ -61,11 +61,13 @@ def _share(first, last, starts, indices, values, mine, other, gradient, squares,
                 c, d = load(other, columns[2], blocks), load(other, columns[3], blocks)
                 residuals = add_scaled(dots(own, a, b, c, d), -1, numbers(values, place))
                 square += dot(residuals, residuals)
-                for lane in range(LANES):
-                    residual, column = number(residuals, lane), at(indices, place + lane)
-                    total = add_scaled(total, residual, load(other, column, blocks))
-                    if both:
-                        store(add_scaled(load(room, column, blocks), residual, own), room, column)
+                # From the registers, before anything is stored: after that b_j would have to be read again.
+                total = add_scaled(add_scaled(total, number(residuals, 0), a), number(residuals, 1), b)
+                total = add_scaled(add_scaled(total, number(residuals, 2), c), number(residuals, 3), d)
+                if both:
+                    for lane in range(LANES):
+                        column = at(indices, place + lane)
+                        store(add_scaled(load(room, column, blocks), number(residuals, lane), own), room, column)
             for place in range(singles, end):
                 column = at(indices, place)
                 theirs = load(other, column, blocks)
