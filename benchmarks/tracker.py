@@ -115,7 +115,7 @@ def compared(name: str, run: Callable[[bool], tuple[nn.Module, Tracker | None]],
     for _ in range(rounds):
         seconds, tracked = timed(run, True)
         assert tracked[1] is not None
-        seen = tracked[1].trajectory  # now: what passes until the share is asked for counts as training
+        seen = tracked[1].trajectory
         after, plain = timed(run, False)
         # Against the runs before and after it: a machine that slows down meanwhile slows down both.
         longer.append(2 * seconds / (before + after) - 1)

@@ -222,7 +222,8 @@ def test_a_budget_spaces_the_records(clock):
     assert set(np.diff(trajectory["step"].values[2:])) == {20}
     assert len(trajectory["step"]) == 41
     assert max(shares[201:]) <= 0.05
-    assert trajectory.attrs["share"] == shares[-1]
+    clock.now += 1000.0  # and what comes after the last step is none either
+    assert trajectory.attrs["share"] == shares[-1] == tracker.share == tracker.trajectory.attrs["share"]
     assert trajectory.attrs["budget"] == 0.05
 
 

@@ -63,7 +63,8 @@ class Tracker:
         self._model = model
         self._names = [type(probe).__name__ for probe in probes]
         self._not_before = 0
-        self._since: float | None = None
+        self._since: float | None = None  # up to when training time is entered
+        self._until = 0.0  # when the last step ended
         began = perf_counter()
         self._looks: list[Look] = [probe.begin(model) for probe in probes]
         coordinates(self._looks)
@@ -83,9 +84,12 @@ class Tracker:
     def step(self) -> None:
         """Count one update of the model, and record if it is time. Never raises."""
         self.steps += 1
+        self._until = perf_counter()
         if self._since is None:
-            self._since = perf_counter()  # what passed between construction and training is neither
+            self._since = self._until  # what passed between construction and training is neither
         if self.steps >= self._not_before and self.schedule.due(self.steps):
+            self._synchronize()
+            self._until = perf_counter()
             self._settle()
             waiting = self._waiting()
             if waiting == 0:
@@ -98,6 +102,7 @@ class Tracker:
         if any(recorder.steps[-1:] == [self.steps] for recorder in self._recorders):
             return
         self._settle()
+        self._synchronize()
         began = perf_counter()
         seen: list[Record | None] = []
         for name, look, recorder in zip(self._names, self._looks, self._recorders, strict=True):
@@ -113,7 +118,7 @@ class Tracker:
 
     @property
     def share(self) -> float:
-        """Seconds spent on looking over seconds of training, so far; infinite before any training."""
+        """Seconds spent on looking over seconds of training up to the last step; infinite before any training."""
         self._settle()
         return self.budget.share
 
@@ -152,12 +157,10 @@ class Tracker:
             self._attempt("on_record", self.on_record, self.steps, whole)
 
     def _settle(self) -> None:
-        """Enter the training time that has passed."""
-        self._synchronize()
-        if self._since is not None:
-            now = perf_counter()
-            self.budget.trained += now - self._since
-            self._since = now
+        """Enter the training time up to the end of the last step: what follows it may not be training."""
+        if self._since is not None and self._until > self._since:
+            self.budget.trained += self._until - self._since
+            self._since = self._until
 
     def _synchronize(self) -> None:
         # Work that an accelerator has not done yet is training, and looking, all the same.
