@@ -14,13 +14,25 @@ import lowdyn.experiments
 from lowdyn import trajectory
 from lowdyn.data import IMAGE_SETS, load_images
 from lowdyn.dynamics import DivergenceError
-from lowdyn.experiments import evolution, heads, image_mlp, lowrank_mlp, near_orthonormal, orthonormal, spectra, theorem
+from lowdyn.experiments import (
+    evolution,
+    frozen_features,
+    heads,
+    image_mlp,
+    lowrank_mlp,
+    near_orthonormal,
+    orthonormal,
+    spectra,
+    theorem,
+)
 from lowdyn.experiments.collapse import train_and_measure
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan, combine, each_cell, grid
+from lowdyn.experiments.fitting import squared_error
+from lowdyn.experiments.normalized import normalized_mlp
 from lowdyn.lowrank import factorize
 from lowdyn.networks import MLP
+from lowdyn.observe import layer_metrics
 from lowdyn.report.results import is_simple_name
-from tests import oracles_features
 
 
 def found():
@@ -62,14 +74,14 @@ TINY = {
         image_mlp.run,
         {
             **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 4, "relu_layers": 1, "epochs": 2},
-            **{"lr": 0.02, "probed": True, "collapsing": True},
+            **{"lr": 0.02, "probed": True, "collapsing": True, "normalized": True, "bias": False},
         },
     ),
     "default start": (
         image_mlp.run,
         {
             **{"images": load_images("digits"), "samples": 150, "width": 16, "depth": 3, "epochs": 2, "lr": 1e-3},
-            **{"start": "default", "gain": 1.0, "rule": "adam"},
+            **{"start": "default", "rule": "adam"},
         },
     ),
     "spectra": (
@@ -209,13 +221,46 @@ def test_a_hybrid_is_measured_in_every_way_that_is_asked_for():
     run, settings = TINY["hybrid"]
     data = run(**settings, generator=seeded())
     assert list(data["layer"]) == [0, 1, 2, 3]
-    inputs = load_images("digits").take(150).features()
-    assert data["numerical_rank"].values[0] == oracles_features.rank(inputs, image_mlp.RANK_TOLERANCE)
-    assert ((data["probe_accuracy"] > 0) & (data["probe_accuracy"] <= 1)).all()
+    for name, most in (("feature_rank", 16), ("probe_accuracy", 1)):
+        assert np.isnan(data[name].sel(layer=0))
+        assert ((data[name] > 0) & (data[name] <= most)).sel(layer=slice(1, None)).all()
     assert data["epoch"].values.tolist() == [1, 2]
     np.testing.assert_array_equal(data["training_accuracy"], data["accuracy"])
     for name in ("nc1", "nc2", "nc3", "nc4"):
         assert (data[name] > 0).all()
+
+
+def test_a_normalized_network_is_that_of_the_public_code():
+    """Weight, batch normalization and ReLU, layer by layer; with the same weights as the network without."""
+    sizes, inputs = (5, 7, 7, 3), torch.randn(9, 5, generator=seeded(), dtype=torch.float64)
+    options = {"relu_layers": 1, "bias": False, "output_scale": 2.0, "dtype": torch.float64}
+    network, plain = (build(sizes, generator=seeded(), **options) for build in (normalized_mlp, MLP))
+    network.to(torch.float64)
+    first, second, output = plain.weights
+    hidden = inputs @ first.T
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(network(inputs), 2.0 * hidden.relu() @ second.T @ output.T)
+    assert network.features == plain.features
+
+
+def test_rank_is_the_number_of_values_that_make_up_most_of_their_sum():
+    features = torch.randn(40, 12, generator=seeded(), dtype=torch.float64) * torch.logspace(0, -2, 12)
+    values = np.linalg.svd(features.numpy(), compute_uv=False)
+    assert frozen_features.nuclear_rank(features) == np.argmax(values.cumsum() / values.sum() >= 0.95) + 1 < 12
+
+
+def test_frozen_features_are_measured_as_layers_are():
+    images = load_images("digits").take(300)
+    inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
+    fitted, scored = ((inputs[first::2], labels[first::2]) for first in (0, 1))
+    metrics = layer_metrics(torch.nn.Linear(64, 2), [fitted], 10, probe=[scored]).sel(layer="input")
+    assert frozen_features.within_between_ratio(*fitted, 10) == metrics["within_between_ratio"]
+    assert frozen_features.probe_accuracy(*fitted, 10, scored=scored) == metrics["probe_accuracy"]
+
+
+def test_squared_error_is_summed_over_classes():
+    outputs, labels = torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 1])
+    assert squared_error(outputs, labels) == (4.0 + 1.0) / 2
 
 
 @pytest.mark.parametrize("model", ["linear", "MLP", "ViT"])

@@ -24,10 +24,10 @@ CLAIM = "A ten-layer ReLU network trained on images compresses and separates its
 SOURCE = "Lecture, 'Training a 10-layer nonlinear MLP on CIFAR-10'; Wang et al. 2023, arXiv 2311.02960"
 PUBLISHED = "D_l from 12 to below 2 and discrimination from 0.22 to 0.63 over layers 0 … 9 (CIFAR-10, width 1024)."
 DEVIATION = (
-    "The lecture names neither start nor rule; here an orthogonal start of gain √2 and SGD. Smoke: 1 000 images, width "
-    "128; quick: 5 000, width 256; paper: all images found, width 1024; 100 epochs, quick 40. Digits where "
-    "CIFAR-10 is not found. The rise of discrimination depends on the start. Wang et al.'s public code has batch "
-    "normalization before every ReLU, these networks have not."
+    "The lecture names neither start nor rule; here those of Wang et al.'s public code for a perceptron of 8 layers "
+    "(normalized ReLU layers, squared error, SGD), at ten times its rate of 1e-4. Smoke: 1 000 images, width 128, 100 "
+    "epochs; quick: 5 000, width 256, 40 epochs; paper: all images found, width 1024, 100 epochs (published: 400). "
+    "Digits where CIFAR-10 is not found. l = 0 is the input here; on CIFAR-10 its D_l is 14 and not the 12 published."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (IMAGE_MLP,)

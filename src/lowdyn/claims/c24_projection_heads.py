@@ -25,12 +25,15 @@ CLAIM = (
     "apart."
 )
 SOURCE = "Wang et al. 2023, arXiv 2311.02960; Li et al. 2022, arXiv 2212.12206"
-PUBLISHED = "A picture: transfer accuracy and D of the transferred features rise with the layers of the head."
+PUBLISHED = (
+    "From 1 to 5 layers of the head, D of the features rises from 8e-3 to 0.13, transfer accuracy from 60 to 67 %."
+)
 DEVIATION = (
-    "Published: convolutional networks from one data set to another. Here perceptrons, from one half of the classes "
-    "of an image set to the other half: a backbone of five ReLU layers, orthogonal start of gain √2, no batch "
-    "normalization, training as in C1. Smoke: 600 images, width 64, 30 epochs; quick: 3 000, width 128, 40 epochs; "
-    "paper: all images found, width 1024, 100 epochs. CIFAR-10, or digits where it is not found."
+    "Published: from one data set to another, rule not known. Here perceptrons, from one half of the classes of an "
+    "image set to the other half: a backbone of five normalized ReLU layers, training as in C1. Smoke: 300 images, "
+    "width 64, 60 epochs; quick: 1 500, width 128, 40 epochs, three seeds; paper: all images found, width 1024, 100 "
+    "epochs. The probe is fitted on one half of all images of the new classes and scored on the other. CIFAR-10, or "
+    "digits where it is not found."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (HEADS,)

@@ -34,7 +34,7 @@ def fit(
     """Train ``model`` in batches of 128, at a rate that falls from ``lr`` as a cosine to 0; return the training curve.
 
     ``rule`` is "sgd", with momentum 0.9, or "adam", both with coupled ``weight_decay``. ``loss`` is "cross entropy", or
-    "squared error" to one-hot labels, the mean over classes and samples.
+    "squared error" to one-hot labels, summed over classes.
     """
     batches = Minibatches(inputs, labels, BATCH, generator)
     optimizer: torch.optim.Optimizer
@@ -56,8 +56,8 @@ def fit(
 
 
 def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean of (output − one-hot label)² over samples and classes."""
-    return mse_loss(outputs, one_hot(labels, outputs.shape[1]).to(outputs))
+    """Return ‖output − one-hot label‖², the mean over samples."""
+    return mse_loss(outputs, one_hot(labels, outputs.shape[1]).to(outputs), reduction="sum") / len(labels)
 
 
 def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
