@@ -7,11 +7,12 @@ import pytest
 import torch
 import xarray as xr
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, ViTForImageClassification
+from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
 
 from lowdyn.claims import c15_adapters, c16_few_shot_adapters
 from lowdyn.claims.claim import verdict
-from lowdyn.data import DataMissing, ImageSet, SentencePairs
+from lowdyn.data import DataMissing, ImageSet, SentencePairs, load_set
+from lowdyn.data.pretrained import load_pretrained
 from lowdyn.experiments import adapt_vit, fewshot_sts, minilm
 from lowdyn.experiments.adaptation import adapt, update_rank
 from lowdyn.experiments.experiment import combine
@@ -29,13 +30,13 @@ def vit_results(*, behind=0.001, share=0.018):
     accuracy = [0.97, 0.97 - behind, 0.9, 0.95]
     run = xr.Dataset(
         {
-            "accuracy": ("tuning", accuracy),
-            "trainable": ("tuning", [1000.0, 1000 * share, 30.0, 19.0]),
-            "rate": ("tuning", [1e-3] * 4),
-            "parameters": 1000,
+            "accuracy": (("data", "tuning"), [accuracy]),
+            "trainable": (("data", "tuning"), [[1000.0, 1000 * share, 30.0, 19.0]]),
+            "rate": (("data", "tuning"), [[1e-3] * 4]),
+            "parameters": ("data", [1000]),
             "pretraining_accuracy": 0.99,
         },
-        coords={"tuning": list(adapt_vit.METHODS)},
+        coords={"data": ["digits"], "tuning": list(adapt_vit.METHODS)},
         attrs={"pretrained_on": "digits"},
     )
     return {"adapt-vit": combine([({"rank": 2}, [run, run])], [0, 1])}
@@ -253,30 +254,43 @@ def colours(split, count):
     return ImageSet("cifar10", split, images, labels, ("a", "b", "c"), full_size=count)
 
 
-def test_a_checkpoint_is_adapted(tmp_path, monkeypatch):
-    from transformers import ViTConfig
-
-    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **TINY)).save_pretrained(tmp_path)
-    data = (colours("train", 30), colours("test", 12))
-    settings = {"rank": 2, "pretrained": 0, "pretraining_steps": 0, "adapted": 30, "steps": 2, "tested": 12}
-    monkeypatch.delenv(adapt_vit.CHECKPOINT, raising=False)
-    with pytest.raises(DataMissing, match="set LOWDYN_VIT to a folder"):
-        adapt_vit.run(data=data, **settings, generator=generator())
-    monkeypatch.setenv(adapt_vit.CHECKPOINT, str(tmp_path))
+def test_a_checkpoint_is_adapted_to_every_set(tmp_path):
+    place = tmp_path / "vit-b-16"
+    ViTForImageClassification(
+        ViTConfig(image_size=16, patch_size=8, **TINY | {"intermediate_size": 32})
+    ).save_pretrained(place)
+    settings = {"rank": 2, "adapted": 30, "steps": 2, "tested": 12}
+    data = (
+        colours("train", 30),
+        colours("test", 12),
+        colours("train", 20),
+        colours("test", 12),
+        load_pretrained(tmp_path),
+    )
     result = adapt_vit.run(data=data, **settings, generator=generator())
-    assert result["accuracy"].sizes == {"tuning": 4}
-    assert set(result["rate"].values) <= set(adapt_vit.CHECKPOINT_RATES)
+    assert result["accuracy"].sizes == {"data": 2, "tuning": 4}
+    assert set(result["rate"].values.flat) <= set(adapt_vit.CHECKPOINT_RATES)
     assert np.isnan(result["pretraining_accuracy"])
+    assert result.attrs["data"] == "vit_b_16 + cifar10 + cifar10"
+    assert result.attrs["sha256"].startswith(load_pretrained(tmp_path).sha256)
+    again = adapt_vit.run(data=data, **settings, generator=generator())
+    xr.testing.assert_identical(result, again)
 
 
-def test_halves_of_one_set_share_no_class():
-    from lowdyn.data import load_set
-
-    source, target, test = adapt_vit._parts((load_set("digits/train"), load_set("digits/test")), 300, 100)
-    assert (source.class_names, target.class_names, test.class_names) == (
+def test_adapters_start_from_what_was_learnt():
+    """A new head, and everything else as it was learnt."""
+    digits = load_set("digits/train")
+    base, ((target, test),) = adapt_vit._parts((digits, load_set("digits/test")), 100, 5, generator())
+    one, other = (base.build(target.num_classes, generator(seed)) for seed in (1, 2))
+    differing = {name for name, value in one.state_dict().items() if not torch.equal(value, other.state_dict()[name])}
+    assert differing == {"output.weight"}
+    # Half of the classes are learnt, the other half is adapted to.
+    assert (base.source.class_names, target.class_names, test.class_names) == (
         tuple("01234"),
         *(tuple("56789"),) * 2,
     )
-    assert (len(target), len(test)) == (300, 100)
-    three = (source, target, test)
-    assert [one.name for one in adapt_vit._parts(three, 50, 40)] == ["digits"] * 3
+    assert base.source.used == "100 of 1 797 images"
+    other = load_set("digits/test")
+    ((target, test),) = adapt_vit._parts((digits, digits, other), 50, 1, generator())[1]
+    assert target is digits
+    assert test is other

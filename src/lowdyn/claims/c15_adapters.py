@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import xarray as xr
+
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.adapt_vit import ADAPT_VIT
@@ -25,7 +27,7 @@ PUBLISHED = (
     "0.33 M 98.87 / 92.93 %."
 )
 DEVIATION = (
-    "Paper: ViT-B/16 from a checkpoint on this machine, CIFAR-10. Quick: a ViT of 0.14 M parameters pretrained here on "
+    "Paper: ViT-B/16 from a checkpoint in the data folder. Quick: a ViT of 0.14 M parameters pretrained here on "
     "6 000 images of Fashion-MNIST and adapted to 1 000 of MNIST; without a data folder, and in smoke, from the first "
     "five classes of digits to the last five. Of a network this small, rank 2 and the head are nearly 2 %. "
     "LoRA stays behind by 8 to 18 points, in one seed, also with more steps (480, 1280), with rank 1 on all linear "
@@ -33,6 +35,14 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (ADAPT_VIT,)
+PUBLISHED_ROWS = {
+    ("cifar10", "full"): "99.07 %, 86.7 M",
+    ("cifar10", "lora"): "98.97 %, 0.33 M",
+    ("cifar10", "adalora"): "98.87 %, 0.33 M",
+    ("cifar100", "full"): "93.27 %, 86.7 M",
+    ("cifar100", "lora"): "92.85 %, 0.33 M",
+    ("cifar100", "adalora"): "92.93 %, 0.33 M",
+}
 NAMES = {"full": "full", "lora": "LoRA", "adalora": "AdaLoRA", "deep_lora": "Deep LoRA"}
 
 
@@ -42,33 +52,36 @@ def check(datasets: Datasets) -> list[Check]:
     points = 100 * data["accuracy"]
     behind = points.sel(tuning="lora") - points.sel(tuning="full")
     share = data["trainable"].sel(tuning="lora") / data["parameters"]
-    source = data.attrs.get("pretrained_on", "a checkpoint")
     checks = [
-        at_least("accuracy of LoRA less that of full fine-tuning, points", behind.mean(), -0.5),
+        at_least("accuracy of LoRA less that of full fine-tuning, points", behind.mean("seed").min(), -0.5),
         at_most("parameters that LoRA trains, of all", share.max(), 0.02),
     ]
-    for method, name in NAMES.items():
-        one = points.sel(tuning=method).values
-        spread = f" ± {one.std(ddof=1):.2f}" if len(one) > 1 else ""
-        trained, rate = (float(data[variable].sel(tuning=method).mean()) for variable in ("trainable", "rate"))
-        published = {"full": "99.07 %, 86.7 M", "lora": "98.97 %, 0.33 M", "adalora": "98.87 %, 0.33 M"}.get(
-            method, "—"
-        )
-        text = f"{one.mean():.2f}{spread} %, {trained:,.0f} parameters, rate {rate:g}".replace(",", " ")
-        checks.append(shown(f"{name}: test accuracy and trained parameters", text.replace("  ", ", "), published))
+    for name in data["data"].values:
+        for method, title in NAMES.items():
+            text = _row(data.sel(data=name, tuning=method))
+            checks.append(shown(f"{name}, {title}: test accuracy", text, PUBLISHED_ROWS.get((name, method), "—")))
     before = float(data["pretraining_accuracy"].mean())
-    checks.append(shown(f"accuracy before, on {source}", before, "—"))
+    checks.append(shown(f"accuracy before, on {data.attrs['pretrained_on']}", before, "—"))
     return checks
+
+
+def _row(cell: xr.Dataset) -> str:
+    points = 100 * cell["accuracy"].values
+    spread = f" ± {points.std(ddof=1):.2f}" if len(points) > 1 else ""
+    trained, rate = (float(cell[variable].mean()) for variable in ("trainable", "rate"))
+    count = f"{trained:,.0f}".replace(",", " ")
+    return f"{points.mean():.2f}{spread} %, {count} parameters, rate {rate:g}"
 
 
 def draw(datasets: Datasets) -> Figure:
     """Draw the test accuracy of every method against the parameters that it trains, mean and range over seeds."""
     ((_, data),) = each_cell(datasets[ADAPT_VIT.name])
     lines = []
-    for method, name in NAMES.items():
-        points = 100 * data["accuracy"].sel(tuning=method).values
-        trained = float(data["trainable"].sel(tuning=method).mean())
-        lines.append(over_seeds(name, [trained], points[None]))
+    for place in data["data"].values:
+        for method, name in NAMES.items():
+            cell = data.sel(data=place, tuning=method)
+            points = 100 * cell["accuracy"].values
+            lines.append(over_seeds(f"{place}, {name}", [float(cell["trainable"].mean())], points[None], group=place))
     return curves(
         lines, x_label="trained parameters", y_label="test accuracy in %", log_x=True, title="Adapters of a ViT"
     )

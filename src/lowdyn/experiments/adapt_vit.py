@@ -1,7 +1,7 @@
 """*adapt-vit*: a pretrained vision transformer learns classes it has not seen, in full or by adapters.
 
 The lecture adapts ViT-B/16, pretrained on ImageNet-21k, to CIFAR-10 and CIFAR-100. That is the paper scale, from a
-checkpoint on this machine. Otherwise a small ViT is pretrained here: on Fashion-MNIST for MNIST, or, where there is
+checkpoint in the data folder. Otherwise a small ViT is pretrained here: on Fashion-MNIST for MNIST, or, where there is
 no data folder, on the first five of scikit-learn's digits for the last five. Adapters go on queries and values, and
 the head is trained in full. Every method gets the best of the same rates on training images that are set aside.
 """
@@ -9,9 +9,8 @@ the head is trained in full. Every method gets the best of the same rates on tra
 from __future__ import annotations
 
 import copy
-import os
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,36 +19,31 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowdyn.data import DataMissing, ImageSet
-from lowdyn.experiments.adaptation import Adaptation, adapt, forked
-from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.data import ImageSet, PretrainedViT
+from lowdyn.experiments.adaptation import Adaptation, adapt
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
+from lowdyn.experiments.fitting import accuracy
+from lowdyn.experiments.pretrained import PIXELS, Enlarged
+from lowdyn.networks import SmallViT
+from lowdyn.networks.pretrained import pretrained_vit
 from lowdyn.training import Minibatches, train
 
-WIDTH, BATCH = 64, 64
+WIDTH, DEPTH, BATCH = 64, 4, 64
 METHODS = ("full", "lora", "adalora", "deep_lora")
-RATES: tuple[float, ...] = (
-    1e-3,
-    3e-3,
-    1e-2,
-    3e-2,
-)  # of the small network: full fine-tuning wants a lower one than adapters
-CHECKPOINT = "LOWDYN_VIT"  # environment variable: folder with config.json and model.safetensors
+# Of the small network; full fine-tuning wants a lower rate than adapters.
+RATES: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
 CHECKPOINT_RATES: tuple[float, ...] = (1e-4, 1e-3, 5e-3)
 
 
-class Classifier(nn.Module):
-    """A transformers ViT as a function of images (n, channels, height, width) to logits, resized to what it takes."""
+@dataclass(frozen=True)
+class _Base:
+    """A network to adapt: ``build(classes, generator)`` gives it a new head."""
 
-    def __init__(self, model: Any, size: int) -> None:
-        super().__init__()
-        self.model, self.size = model, size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (n, classes)."""
-        if images.shape[-1] != self.size:
-            images = nn.functional.interpolate(images, size=self.size, mode="bilinear")
-        logits: Tensor = self.model(pixel_values=images).logits
-        return logits
+    build: Callable[[int, torch.Generator], nn.Module]
+    source: ImageSet | PretrainedViT  # what it was pretrained on, or the file of its weights
+    statistics: tuple[Any, Any]  # mean and deviation by which its images are shifted and scaled
+    rates: tuple[float, ...]
+    reached: float  # its accuracy on what it was pretrained on
 
 
 class _Schedule:
@@ -67,68 +61,94 @@ class _Schedule:
 
 def run(
     *,
-    data: tuple[ImageSet, ...],
+    data: tuple[Any, ...],
     rank: int,
-    pretrained: int,
-    pretraining_steps: int,
     adapted: int,
     steps: int,
     tested: int,
     generator: torch.Generator,
+    pretrained: int = 0,
+    pretraining_steps: int = 0,
     lr: float | None = None,
 ) -> xr.Dataset:
     """Return over ``tuning`` the test ``accuracy``, the number of ``trainable`` parameters and the ``rate``.
 
-    ``pretraining_steps`` on ``pretrained`` images come first (0: a checkpoint is read instead), then ``steps`` on
-    ``adapted`` ones, a fifth of which is set aside for the choice of rates; ``tested`` at most judge.
-    With ``lr`` every method takes that rate and none is chosen.
-    ``parameters`` is the network's number of parameters, ``pretraining_accuracy`` what it reached before.
+    ``data`` are images to pretrain on, for ``pretraining_steps`` on ``pretrained`` of them, to adapt to and to test on;
+    or (train, test), of which one half of the classes stands for the first. Or pairs (train, test) and last a file of
+    pretrained weights. ``steps`` on ``adapted`` images follow, a fifth of which is set aside for the choice of rates;
+    ``tested`` at most judge. With ``lr`` every method takes that rate and none is chosen. All is over ``data``, as is
+    ``parameters``, the network's number; ``pretraining_accuracy`` is what it reached before, NaN of a file.
     """
-    source, target, test = _parts(data, adapted, tested)
-    if pretraining_steps:
-        source = source.take(min(pretrained, len(source)))
-        model, reached = _pretrained(source, target.num_classes, pretraining_steps, generator)
-        statistics, rates = source.statistics, RATES
-    else:
-        model, reached = _checkpoint(target.num_classes, generator), float("nan")
-        statistics, rates = (np.full(3, 0.5), np.full(3, 0.5)), CHECKPOINT_RATES  # what ViT-B/16 was trained with
-    kept = len(target) - len(target) // 5
-    inputs, labels = _tensors(target, statistics)
+    base, pairs = _parts(data, pretrained, pretraining_steps, generator)
+    rows = []
+    for target, test in pairs:
+        own = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        images = target.take(min(adapted, len(target))), test.take(min(tested, len(test)))
+        rows.append(_adapted_to(base, *images, rank, steps, base.rates if lr is None else (lr,), own))
+    names = [target.name for target, _ in pairs]
+    joined = xr.concat(rows, dim="data").assign_coords(data=names).assign(pretraining_accuracy=base.reached)
+    used = (target.take(min(adapted, len(target))) for target, _ in pairs)
+    return joined.assign_attrs(described(base.source, *used), pretrained_on=base.source.name)
+
+
+def _adapted_to(
+    base: _Base,
+    target: ImageSet,
+    test: ImageSet,
+    rank: int,
+    steps: int,
+    rates: tuple[float, ...],
+    generator: torch.Generator,
+) -> xr.Dataset:
+    """Return what every method reaches on ``test`` after ``steps`` on four fifths of ``target``."""
+    model = base.build(target.num_classes, generator)
+    inputs, labels = _tensors(target, base.statistics)
     order = torch.randperm(len(target), generator=generator)
+    kept = len(target) - len(target) // 5
     learn, choose = order[:kept], order[kept:]
-    test_inputs, test_labels = _tensors(test, statistics)
     seed, rows = int(torch.randint(2**31, (), generator=generator)), []
     for method in METHODS:
         trials = []
-        for rate in rates if lr is None else [lr]:
+        for rate in rates:
             own = torch.Generator().manual_seed(seed)  # the same order and start for every method and rate
             batches = Minibatches(inputs[learn], labels[learn], BATCH, own)
             epochs = -(-steps // len(batches))
             adaptation = _adapted(model, method, rank, epochs * len(batches), own)
             _train(adaptation, batches, rate, epochs)
-            trials.append((_accuracy(adaptation.model, inputs[choose], labels[choose]), -rate, adaptation))
+            trials.append((accuracy(adaptation.model, inputs[choose], labels[choose]), -rate, adaptation))
         _, negative, best = max(trials, key=lambda one: one[:2])
-        rows.append((_accuracy(best.model, test_inputs, test_labels), best.trainable, -negative))
-    accuracy, trainable, chosen = np.array(rows).T
+        rows.append((accuracy(best.model, *_tensors(test, base.statistics)), best.trainable, -negative))
+    reached, trainable, chosen = np.array(rows).T
     return xr.Dataset(
-        {"accuracy": ("tuning", accuracy), "trainable": ("tuning", trainable), "rate": ("tuning", chosen)}
-        | {"parameters": sum(one.numel() for one in model.parameters()), "pretraining_accuracy": reached},
+        {
+            "accuracy": ("tuning", reached),
+            "trainable": ("tuning", trainable),
+            "rate": ("tuning", chosen),
+            "parameters": sum(one.numel() for one in model.parameters()),
+        },
         coords={"tuning": list(METHODS)},
-        attrs={"data": target.name, "used": target.used, "sha256": target.sha256, "pretrained_on": source.name},
     )
 
 
-def _parts(data: tuple[ImageSet, ...], adapted: int, tested: int) -> tuple[ImageSet, ImageSet, ImageSet]:
-    """Return images to pretrain on, to adapt to and to test on; of one data set alone, two halves of its classes."""
+def _parts(
+    data: tuple[Any, ...], pretrained: int, steps: int, generator: torch.Generator
+) -> tuple[_Base, list[tuple[ImageSet, ImageSet]]]:
+    """Return the network to adapt, and pairs (train, test) of images to adapt it to."""
+    if isinstance(data[-1], PretrainedViT):
+        *images, checkpoint = data
+
+        def read(classes: int, generator: torch.Generator) -> nn.Module:
+            return Enlarged(pretrained_vit(checkpoint.path, classes, generator=generator))
+
+        base = _Base(read, checkpoint, PIXELS, CHECKPOINT_RATES, float("nan"))
+        return base, list(zip(images[::2], images[1::2], strict=True))
     if len(data) == 3:
         source, target, test = data
-    elif data[0].name == "digits":
+    else:
         half = data[0].num_classes // 2
         source, target = (_classes(data[0], part) for part in (slice(None, half), slice(half, None)))
         test = _classes(data[1], slice(half, None))
-    else:
-        source, target, test = data[0], *data
-    return source, target.take(min(adapted, len(target))), test.take(min(tested, len(test)))
+    return _pretrained(source.take(min(pretrained, len(source))), steps, generator), [(target, test)]
 
 
 def _classes(images: ImageSet, part: slice) -> ImageSet:
@@ -139,58 +159,37 @@ def _classes(images: ImageSet, part: slice) -> ImageSet:
 
 
 def _tensors(images: ImageSet, statistics: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-    rows = torch.from_numpy(images.features(statistics=statistics))
-    height, width = images.images.shape[1:3]
-    return rows.reshape(len(images), height, width, -1).permute(0, 3, 1, 2), torch.from_numpy(images.labels)
+    return torch.from_numpy(images.features(statistics=statistics)), torch.from_numpy(images.labels)
 
 
-def _pretrained(source: ImageSet, classes: int, steps: int, generator: torch.Generator) -> tuple[Classifier, float]:
-    """Return a small ViT that has learnt ``source``, with a new head for ``classes``, and its accuracy there."""
-    from transformers import ViTConfig, ViTForImageClassification
-
+def _pretrained(source: ImageSet, steps: int, generator: torch.Generator) -> _Base:
+    """Return a small ViT that has learnt ``source``."""
+    height, width = source.images.shape[1:3]
+    image = (height, width, source.images[0].size // (height * width))
+    model = SmallViT(image, source.num_classes, width=WIDTH, depth=DEPTH, patch=height // 4, generator=generator)
     inputs, labels = _tensors(source, source.statistics)
-    size = inputs.shape[-1]
-    shape: dict[str, Any] = {"image_size": size, "patch_size": size // 4, "num_channels": inputs.shape[1]}
-    shape |= {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 2 * WIDTH}
-    config = ViTConfig(num_labels=source.num_classes, **shape)  # type: ignore[call-arg]
-    with forked(generator):
-        model = Classifier(ViTForImageClassification(config), size)
-        head = nn.Linear(WIDTH, classes)
     batches = Minibatches(inputs, labels, BATCH, generator)
-    _train(
-        Adaptation(model, lambda lr: [{"params": list(model.parameters()), "lr": lr}]),
-        batches,
-        2e-3,
-        -(-steps // len(batches)),
-    )
-    reached = _accuracy(model, inputs, labels)
-    model.model.classifier = head
-    return model, reached
+    everything = Adaptation(model, lambda lr: [{"params": list(model.parameters()), "lr": lr}])
+    _train(everything, batches, 2e-3, -(-steps // len(batches)))
+
+    def build(classes: int, generator: torch.Generator) -> nn.Module:
+        again = SmallViT(image, classes, width=WIDTH, depth=DEPTH, patch=height // 4, generator=generator)
+        learnt = {name: value for name, value in model.state_dict().items() if not name.startswith("output.")}
+        again.load_state_dict(learnt, strict=False)
+        return again
+
+    return _Base(build, source, source.statistics, RATES, accuracy(model, inputs, labels))
 
 
-def _checkpoint(classes: int, generator: torch.Generator) -> Classifier:
-    folder = os.environ.get(CHECKPOINT)
-    if not folder or not (Path(folder) / "config.json").is_file():
-        raise DataMissing(
-            f"no checkpoint of ViT-B/16: set {CHECKPOINT} to a folder with its config.json and model.safetensors, as "
-            "transformers saves them (pretrained on ImageNet-21k)"
-        )
-    from transformers import ViTForImageClassification
-
-    with forked(generator):
-        model: Any = ViTForImageClassification.from_pretrained(folder, num_labels=classes, ignore_mismatched_sizes=True)
-    return Classifier(model, model.config.image_size)
-
-
-def _adapted(model: Classifier, method: str, rank: int, steps: int, generator: torch.Generator) -> Adaptation:
+def _adapted(model: nn.Module, method: str, rank: int, steps: int, generator: torch.Generator) -> Adaptation:
     return adapt(
         copy.deepcopy(model),
         method,
         rank=rank,
-        targets=["q_proj", "v_proj"],
+        targets=["query", "value"],
         generator=generator,
         steps=steps,
-        head=["classifier"],
+        head=["output"],
     )
 
 
@@ -207,13 +206,6 @@ def _train(adaptation: Adaptation, batches: Minibatches, lr: float, epochs: int)
     )
 
 
-@torch.no_grad()
-def _accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    model.train(False)
-    guesses = torch.cat([model(part).argmax(dim=1) for part in torch.split(inputs, 250)])
-    return float((guesses == labels).double().mean())
-
-
 ADAPT_VIT = Experiment(
     "adapt-vit",
     run,
@@ -223,9 +215,9 @@ ADAPT_VIT = Experiment(
             grid(rank=2, pretrained=6000, pretraining_steps=480, adapted=1000, steps=160, tested=2000), seeds=3
         ),
         "paper": Plan(
-            grid(rank=8, pretrained=0, pretraining_steps=0, adapted=50_000, steps=3000, tested=10_000),
+            grid(rank=8, adapted=50_000, steps=3000, tested=10_000),
             seeds=3,
-            data=(("cifar10/train", "cifar10/test"),),
+            data=(("cifar10/train", "cifar10/test", "cifar100/train", "cifar100/test", "vit_b_16"),),
         ),
     },
     data=(("fashion_mnist/train", "mnist/train", "mnist/test"), ("digits/train", "digits/test")),

@@ -13,9 +13,24 @@ from torch.nn.functional import one_hot
 
 from lowdyn.dynamics import Descent, gradient_descent
 from lowdyn.experiments.starts import STARTS
+from lowdyn.linalg import random_orthogonal
 from lowdyn.networks import MLP, DeepLinearNetwork
 from lowdyn.observe import layer_metrics
 from lowdyn.problems import Regression
+
+
+def balanced(kind: str, width: int, classes: int, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return samples (width, classes · per_class) in float64, unit-norm "gaussian" or "orthonormal", and their labels.
+
+    >>> balanced("orthonormal", 6, 2, 3, torch.Generator().manual_seed(0))[1]
+    tensor([0, 0, 0, 1, 1, 1])
+    """
+    count = classes * per_class
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    if kind == "orthonormal":
+        return random_orthogonal(width, count, generator=generator), labels
+    samples = torch.randn(width, count, generator=generator, dtype=torch.float64)
+    return samples / samples.norm(dim=0), labels
 
 
 def train_and_measure(

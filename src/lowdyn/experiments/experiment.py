@@ -50,6 +50,17 @@ def grid(**values: Any) -> tuple[Settings, ...]:
     return tuple(dict(zip(values, combination, strict=True)) for combination in itertools.product(*lists))
 
 
+def described(*sets: Any) -> dict[str, str]:
+    """Return what a Dataset says of the data that it was measured on: ``data``, ``used``, ``sha256``, set by set.
+
+    >>> from lowdyn.data import load_set
+    >>> described(load_set("digits/train"), load_set("digits/test"))["used"]
+    '1 500 of 1 797 images + 297 of 1 797 images'
+    """
+    names = {"data": "name", "used": "used", "sha256": "sha256"}
+    return {key: " + ".join(getattr(one, name) for one in sets) for key, name in names.items()}
+
+
 def combine(cells: Sequence[tuple[Settings, Sequence[xr.Dataset]]], seeds: Sequence[int]) -> xr.Dataset:
     """Stack the runs of every cell over ``seed`` and the cells over ``cell``, settings as coordinates.
 

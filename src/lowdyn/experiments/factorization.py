@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowdyn.dynamics import Descent, ReducedNetwork, gradient_descent, reduce_network, stable_lr
 from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.experiments.recovery import first_below
+from lowdyn.experiments.recovery import first_below, relative_difference
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Factorization, LeastSquares, low_rank_target
 from lowdyn.recovery import gradient_start
@@ -49,10 +49,6 @@ def run(
     full_seconds = time.perf_counter() - began
     early = reduce_network(network, problem)
     gradient_descent(early, problem, rule, checked_steps, every=checked_steps)
-    apart = [
-        float((one - other).abs().max() / torch.linalg.matrix_norm(one, 2))
-        for one, other in zip(full.weights, early.expand().weights, strict=True)
-    ]
 
     norm = problem.targets.norm()
     start = float(problem.loss(network.end_to_end()))
@@ -78,7 +74,7 @@ def run(
     curves = {name: ("step", column) for name, column in zip(names, np.array(rows).T, strict=True)}
     data = xr.Dataset(curves, coords={"step": recorded})
     return data.assign(
-        checked_difference=max(apart),
+        checked_difference=relative_difference(full, early.expand()),
         full_step_seconds=full_seconds / checked_steps,
         compressed_step_seconds=core_seconds / steps,
         steps_to_1e_6=first_below(data, "original", 1e-6),

@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 
 from lowdyn.data import SentencePairs
 from lowdyn.experiments.adaptation import adapt, update_rank
-from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.minilm import PairCosine, upper_layers
 from lowdyn.training import Minibatches, train
 
@@ -62,7 +62,7 @@ def run(
     return xr.Dataset(
         {"score": ("tuning", score), "update_rank": ("tuning", ranks), "rate": ("tuning", rates), "before": before},
         coords={"tuning": list(METHODS)},
-        attrs={"data": dev.name, "used": judged.used, "sha256": dev.sha256},
+        attrs=described(dev) | {"used": judged.used},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import torch
@@ -30,13 +29,14 @@ def fit(
     loss: str = "cross entropy",
     tracker: Tracker | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    batch: int = BATCH,
 ) -> xr.Dataset:
-    """Train ``model`` in batches of 128, at a rate that falls from ``lr`` as a cosine to 0; return the training curve.
+    """Train ``model`` in batches, at a rate that falls from ``lr`` as a cosine to 0; return the training curve.
 
     ``rule`` is "sgd", with momentum 0.9, or "adam", both with coupled ``weight_decay``. ``loss`` is "cross entropy", or
     "squared error" to one-hot labels, summed over classes.
     """
-    batches = Minibatches(inputs, labels, BATCH, generator)
+    batches = Minibatches(inputs, labels, batch, generator)
     optimizer: torch.optim.Optimizer
     if rule == "adam":
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -65,7 +65,9 @@ def tensors(images: ImageSet) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.features()), torch.from_numpy(images.labels)
 
 
-def described(images: ImageSet) -> dict[str, str]:
-    """Return what a Dataset says of the images it was measured on."""
-    names = json.dumps(images.class_names)
-    return {"data": images.name, "used": images.used, "sha256": images.sha256, "class_names": names}
+@torch.no_grad()
+def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Return the share of ``inputs`` whose largest output is that of their label; ``model`` is left evaluating."""
+    model.eval()
+    guesses = torch.cat([model(part).argmax(dim=1) for part in torch.split(inputs, 250)])
+    return float((guesses == labels).to(torch.float64).mean())

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import Tensor
 
 from lowdyn.data import ImageSet
-from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.experiments.fitting import described, fit, tensors
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
+from lowdyn.experiments.fitting import fit, tensors
 from lowdyn.experiments.frozen_features import probe_accuracy, within_between_ratio
 from lowdyn.experiments.normalized import normalized_mlp
 from lowdyn.networks import MLP, orthogonal

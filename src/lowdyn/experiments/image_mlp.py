@@ -9,6 +9,7 @@ and ten times the rate. On the data sets that are found, else on scikit-learn's 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 from lowdyn.data import ImageSet
-from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.experiments.fitting import described, fit, tensors
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
+from lowdyn.experiments.fitting import fit, tensors
 from lowdyn.experiments.frozen_features import nuclear_rank, probe_accuracy
 from lowdyn.experiments.normalized import normalized_mlp
 from lowdyn.experiments.starts import STARTS
@@ -95,7 +96,8 @@ def run(
         loss=curve["loss"],
         accuracy=curve["accuracy"],
     )
-    return metrics.merge(collapse.records(curve)).assign_attrs(described(images))
+    names = json.dumps(images.class_names)
+    return metrics.merge(collapse.records(curve)).assign_attrs(described(images), class_names=names)
 
 
 def _worth(model: MLP, inputs: Tensor, labels: Tensor, num_classes: int) -> dict[str, tuple[str, list[float]]]:

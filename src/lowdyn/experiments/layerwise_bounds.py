@@ -12,8 +12,8 @@ import xarray as xr
 from torch.nn.functional import one_hot
 
 from lowdyn.dynamics import Descent, gradient_descent, reduce_network, stable_lr
+from lowdyn.experiments.collapse import balanced
 from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.linalg import random_orthogonal
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.observe import layerwise_bounds
 from lowdyn.problems import Regression
@@ -30,13 +30,7 @@ def run(
     generator: torch.Generator,
 ) -> xr.Dataset:
     """Return what :func:`lowdyn.observe.layerwise_bounds` measures, with the ``loss`` that training ended at."""
-    samples = classes * per_class
-    if inputs == "orthonormal":
-        data = random_orthogonal(width, samples, generator=generator)
-    else:
-        data = torch.randn(width, samples, generator=generator, dtype=torch.float64)
-        data = data / data.norm(dim=0)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    data, labels = balanced(inputs, width, classes, per_class, generator)
     problem = Regression(data, one_hot(labels, classes).T.to(data.dtype), "sum")
     network = DeepLinearNetwork((*[width] * depth, classes), init_scale, generator=generator)
     rule = Descent(lr=0.2 * stable_lr(problem, depth, weights=network.weights))

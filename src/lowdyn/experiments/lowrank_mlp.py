@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import xarray as xr
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lowdyn.data import ImageSet
-from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
+from lowdyn.experiments.fitting import accuracy
 from lowdyn.lowrank.cost import step_costs
 from lowdyn.lowrank.factorize import factorize
 from lowdyn.lowrank.ranks import advise_ranks
@@ -43,8 +43,8 @@ def run(*, data: tuple[ImageSet, ...], generator: torch.Generator, **settings: A
         own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
         runs.append(run_on(images, test, generator=own, **settings))
     joined = xr.concat(runs, dim="data", join="outer", combine_attrs="drop")
-    attrs = {key: " + ".join(one.attrs[key] for one in runs) for key in ("data", "used", "sha256")}
-    return joined.assign_coords(data=[images.name for images in data[::2]]).assign_attrs(attrs)
+    taken = (images.take(min(settings["samples"], len(images))) for images in data[::2])
+    return joined.assign_coords(data=[images.name for images in data[::2]]).assign_attrs(described(*taken))
 
 
 def run_on(
@@ -68,6 +68,7 @@ def run_on(
     ``dense_`` is of the dense network, timed in turn with this one.
     """
     images = images.take(min(samples, len(images)))
+    tested = torch.from_numpy(test.features(statistics=images.statistics)), torch.from_numpy(test.labels)
     inputs, labels = torch.from_numpy(images.features()), torch.from_numpy(images.labels)
     batches = Minibatches(inputs, labels, BATCH, generator)
     sizes = (inputs.shape[1], width, width, width, images.num_classes)
@@ -90,7 +91,7 @@ def run_on(
     curve = train(model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler)
     values = {
         "rank": ("layer", list(ranks.values())),
-        "test_accuracy": _accuracy(model, test, images),
+        "test_accuracy": accuracy(model, *tested),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dense_parameters": sum(parameter.numel() for parameter in dense.parameters()),
     }
@@ -99,9 +100,7 @@ def run_on(
         values |= {prefix + name: value for name, value in asdict(cost).items()}
     history = {name: ("epoch", curve[name].values) for name in ("loss", "accuracy")}
     coords = {"layer": list(PAIRS), "epoch": range(1, epochs + 1)}
-    return xr.Dataset(
-        {**values, **history}, coords, {"data": images.name, "used": images.used, "sha256": images.sha256}
-    )
+    return xr.Dataset({**values, **history}, coords)
 
 
 def _advised(model: MLP, batches: Minibatches, share: float) -> dict[str, int]:
@@ -109,12 +108,6 @@ def _advised(model: MLP, batches: Minibatches, share: float) -> dict[str, int]:
     warm_up = FirstBatches(batches, 100)
     train(model, warm_up, optimizer=torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), epochs=1)
     return advise_ranks(model, start, layers="|".join(PAIRS), share=share).ranks
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, test: ImageSet, images: ImageSet) -> float:
-    inputs, labels = torch.from_numpy(test.features(statistics=images.statistics)), torch.from_numpy(test.labels)
-    return float((model(inputs).argmax(dim=1) == labels).to(torch.float64).mean())
 
 
 SMALL = [DENSE, "r = 1", "r = 10", ADVISED]

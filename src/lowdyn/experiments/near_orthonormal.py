@@ -11,9 +11,8 @@ from typing import Any
 import torch
 import xarray as xr
 
-from lowdyn.experiments.collapse import train_and_measure
+from lowdyn.experiments.collapse import balanced, train_and_measure
 from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.linalg import random_orthogonal
 
 
 def run(
@@ -26,13 +25,7 @@ def run(
     **settings: Any,
 ) -> xr.Dataset:
     """Return curve and layer metrics; ``inputs`` is "gaussian" or "orthonormal"."""
-    samples = classes * per_class
-    if inputs == "gaussian":
-        data = torch.randn(width, samples, generator=generator, dtype=torch.float64)
-        data = data / data.norm(dim=0)
-    else:
-        data = random_orthogonal(width, samples, generator=generator)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    data, labels = balanced(inputs, width, classes, per_class, generator)
     return train_and_measure(data, labels, classes=classes, generator=generator, reduction="sum", tol=1e-10, **settings)
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import xarray as xr
 
-from lowdyn.experiments.collapse import train_and_measure
+from lowdyn.experiments.collapse import balanced, train_and_measure
 from lowdyn.experiments.experiment import Experiment, Plan, Settings, grid
-from lowdyn.linalg import random_orthogonal
 
 
 def run(
@@ -30,8 +29,7 @@ def run(
     ``shuffled`` measures the features by permuted labels: a negative control.
     """
     samples = classes * per_class
-    inputs = random_orthogonal(samples, samples, generator=generator)
-    labels = torch.arange(classes).repeat_interleave(per_class)
+    inputs, labels = balanced("orthonormal", samples, classes, per_class, generator)
     measured = labels[torch.randperm(samples, generator=generator)] if shuffled else None
     return train_and_measure(inputs, labels, classes=classes, generator=generator, measured_labels=measured, **settings)
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from lowdyn.data import ImageSet, PretrainedViT
 from lowdyn.data.pretrained import HOW
-from lowdyn.experiments.experiment import Experiment, Plan, grid
-from lowdyn.experiments.fitting import described
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
+from lowdyn.experiments.fitting import fit
 from lowdyn.experiments.spectra import followed
 from lowdyn.networks.pretrained import pretrained_vit
 from lowdyn.networks.vit import SmallViT
-from lowdyn.training import Minibatches, train
 
 PIXELS = ([0.5] * 3, [0.5] * 3)  # mean and deviation that ViT-B/16 was trained with
 
@@ -70,28 +69,19 @@ def run(
     except ValueError as error:  # the other networks of the claim are judged all the same
         return _none(str(error))
     name = f"ViT of width {network.class_token.shape[-1]}, {len(network.blocks)} blocks, patches of {network.patch}"
-    batches = Minibatches(rows, torch.from_numpy(images.labels), batch, generator)
-    epochs = -(-steps // len(batches))
-    updates = epochs * len(batches)
-    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+    a_pass = -(-len(rows) // batch)
+    epochs = -(-steps // a_pass)
+    rule: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch": batch, "weight_decay": 0.0, "generator": generator}
     seen = followed(
         network,
         f"block{len(network.blocks)}.contract",
-        updates,
-        lambda tracker: train(
-            Enlarged(network),
-            batches,
-            optimizer=optimizer,
-            epochs=epochs,
-            scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates),
-            tracker=tracker,
-        ),
+        epochs * a_pass,
+        lambda tracker: fit(Enlarged(network), rows, torch.from_numpy(images.labels), tracker=tracker, **rule),
     )
     return seen.assign_attrs(
-        **described(images),
+        **described(images, checkpoint),
         classes=images.num_classes,
         model="ViT-B/16" if name == "ViT of width 768, 12 blocks, patches of 16" else name,
-        checkpoint_sha256=checkpoint.sha256,
     )
 
 

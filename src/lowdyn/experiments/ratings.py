@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lowdyn.data import RatingSet
 from lowdyn.dynamics import Descent, gradient_descent, stable_lr
-from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.linalg import leading_singular_vectors
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Completion
@@ -76,7 +76,7 @@ def run(
     out = xr.concat(list(results.values()), dim="network").assign_coords(network=list(results))
     alone = float(np.sqrt(np.mean(_rest(test, biases) ** 2)))
     used = f"{len(train) + len(validation) + len(test):,} of {data[0].full_size:,} ratings".replace(",", " ")
-    return out.assign(bias_error=alone).assign_attrs(data=data[0].name, used=used, sha256=data[0].sha256)
+    return out.assign(bias_error=alone).assign_attrs(described(data[0]) | {"used": used})
 
 
 def _rest(ratings: RatingSet, biases: Biases) -> NDArray[np.float64]:

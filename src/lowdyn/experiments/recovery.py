@@ -1,4 +1,4 @@
-"""What the experiments on recovery share: targets, masks, the error on what was not seen, when a level is reached."""
+"""What experiments on a target share: masks, the error on what was not seen, how far apart two networks are."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ class UnseenError:
 def random_mask(*shape: int, observed_fraction: float, generator: torch.Generator) -> Tensor:
     """Draw which entries are seen, each with the same probability by itself."""
     return torch.rand(*shape, generator=generator, dtype=torch.float64) < observed_fraction
+
+
+def relative_difference(network: DeepLinearNetwork, other: DeepLinearNetwork) -> float:
+    """Return the largest |W_l − W'_l| of any entry over ‖W_l‖, in the worst layer."""
+    pairs = zip(network.weights, other.weights, strict=True)
+    return max(float((one - two).abs().max() / torch.linalg.matrix_norm(one, 2)) for one, two in pairs)
 
 
 def first_below(data: xr.Dataset, variable: str, level: float) -> float:

@@ -14,8 +14,8 @@ import xarray as xr
 from torch import nn
 
 from lowdyn.data import ImageSet
-from lowdyn.experiments.experiment import Experiment, Plan, Settings, grid
-from lowdyn.experiments.fitting import BATCH, described, fit, tensors
+from lowdyn.experiments.experiment import Experiment, Plan, Settings, described, grid
+from lowdyn.experiments.fitting import BATCH, fit, tensors
 from lowdyn.networks import MLP, SmallViT, orthogonal
 from lowdyn.observe import Spectra, Tracker, active_subspace
 from lowdyn.observe.matrices import weight_matrices

@@ -12,6 +12,7 @@ import xarray as xr
 
 from lowdyn.dynamics import Descent, gradient_descent, inert_scales, invariant_frames, reduce_network, stable_lr
 from lowdyn.experiments.experiment import Experiment, Plan, grid
+from lowdyn.experiments.recovery import relative_difference
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Factorization, low_rank_target
 
@@ -41,10 +42,6 @@ def run(
 
     gradient_descent(early, problem, rule, checked_steps, every=checked_steps)
     gradient_descent(network, problem, rule, checked_steps, every=checked_steps)
-    apart = [
-        float((one - other).abs().max() / torch.linalg.matrix_norm(one, 2))
-        for one, other in zip(network.weights, early.expand().weights, strict=True)
-    ]
     losses, scales = [float(small.loss())], [small.inert_scale[0].numpy().copy()]
     for _ in range(20):
         gradient_descent(small, problem, rule, steps // 20, every=steps)
@@ -55,7 +52,7 @@ def run(
             "loss": ("step", losses),
             "inert_scale": (("step", "layer"), np.array(scales)),
             "predicted_scale": (("step", "layer"), predicted),
-            "checked_difference": max(apart),
+            "checked_difference": relative_difference(network, early.expand()),
         },
         coords={"step": np.arange(21) * (steps // 20), "layer": range(1, depth + 1)},
     )
