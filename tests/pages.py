@@ -39,6 +39,7 @@ def result(name, holds=True, **values):
         "settings": {"evolution": {"depth": 3, "sizes": [30, 30, 30, 30], "lr": 1.0}},
         "seeds": [0, 1],
         "seconds": 2.5,
+        "times": {"evolution": 2.5},
         "versions": {"lowdyn": "0.1.0", "torch": "2.13.0"},
         "machine": {"system": "Linux", "cores": 2},
         "data": None,

@@ -45,6 +45,7 @@ class Result:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     seconds: float | None = None
+    times: Mapping[str, Any] = field(default_factory=dict)  # experiment -> its part of the seconds
     versions: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
@@ -70,7 +71,7 @@ _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
     "holds": ((bool, type(None)), "true, false or null"),
     "seconds": ((int, float, type(None)), "a number or null"),
     **dict.fromkeys(("checks", "experiments", "seeds"), ((list,), "a list")),
-    **dict.fromkeys(("settings", "versions", "machine"), ((dict,), "an object")),
+    **dict.fromkeys(("settings", "times", "versions", "machine"), ((dict,), "an object")),
     "data": ((dict, type(None)), "an object or null"),
 }
 
@@ -125,6 +126,8 @@ def _result(entry: object, where: str) -> Result:
         raise ValueError(f"{where}: experiments should be a list of strings")
     if not all(isinstance(seed, int) for seed in lists.get("seeds", ())):
         raise ValueError(f"{where}: seeds should be a list of whole numbers")
+    if not all(isinstance(one, (int, float)) for one in values.get("times", {}).values()):
+        raise ValueError(f"{where}: times should be numbers")
     return Result(**{**values, **lists, "checks": checks})
 
 
