@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
 SCALES = {
-    "smoke": "seconds a claim (small networks, few seeds)",
-    "quick": "half a minute a claim on the average (small networks, several seeds)",
+    "smoke": "seconds a claim (small networks, mostly one seed)",
+    "quick": "half a minute a claim on the average (small networks, one seed or several)",
     "paper": "the published settings",
 }
 OWN_DATA = ("", "digits")  # what is there without a data folder
