@@ -13,18 +13,12 @@ from lowdyn.files import replace_atomically
 from lowdyn.report.formats import format_value, sentence
 from lowdyn.report.frame import asset
 from lowdyn.report.frame import render as render_frame
-from lowdyn.report.results import Check, Result, is_simple_name, read_results
+from lowdyn.report.results import SCALES, VERDICTS, Check, Result, is_simple_name, read_results, reason_in_words
 
 if TYPE_CHECKING:
     from lowdyn.report.figures import Picture
     from lowdyn.report.measured import Comparison, Measured
 
-VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
-SCALES = {
-    "smoke": "seconds a claim (small networks, mostly one seed)",
-    "quick": "half a minute a claim on the average (small networks, one seed or several)",
-    "paper": "the published settings",
-}
 OWN_DATA = ("", "digits")  # what is there without a data folder
 
 
@@ -159,7 +153,7 @@ def outcome(result: Result) -> str:
         return ""
     missed = [check for check in result.checks if check.holds is False]
     if result.verdict != "fails" or not missed:
-        return sentence((result.reason or "").removeprefix("error:"))
+        return sentence(reason_in_words(result.reason))
     judged = sum(check.holds is not None for check in result.checks)
     misses = "; ".join(
         f"{check.text} came to {format_value(check.measured)}, where {required(check)} is asked" for check in missed
