@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lowdyn.report.figures import values_of
-from tests.pages import SOFTWARE_WEBGL, assert_no_complaints, lines_figure, result, surface_figure, write
+from tests.pages import SOFTWARE_WEBGL, assert_no_complaints, lines_figure, pixels, result, surface_figure, write
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,24 @@ def test_filters_show_the_claims_of_one_verdict(reader, by):
         parts = reader.find_elements("css selector", ".part")
         assert sum(part.is_displayed() for part in parts) == len(ids)
     assert_no_complaints(reader)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_pressed_filter_keeps_its_mark(reader, theme):
+    """The cross is seen in the middle of its square, whatever the colours of the button."""
+    button = reader.find_element("css selector", "[data-filter=fails]")
+    square = button.find_element("css selector", "svg")
+    reader.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    for other in ("all", "fails"):
+        reader.find_element("css selector", f"[data-filter={other}]").click()
+        found, width = pixels(reader, square)
+        middle = len(found) // width // 2 * width + width // 2
+        cross, side = (
+            np.array([place >> shift & 255 for shift in (0, 8, 16)]) for place in found[middle : middle - 5 : -4]
+        )
+        assert np.abs(cross - side).max() > 96, f"{theme}, {other} pressed"
+    reader.execute_script("delete document.documentElement.dataset.theme")
 
 
 @pytest.mark.browser
