@@ -30,6 +30,15 @@ def test_the_page_refers_to_nothing_outside_its_folder(page, parsed):
     assert {"results.json", "C4/figure.json", "evolution/trajectory.nc"} <= links
 
 
+def test_the_runs_can_be_had_beside_the_picture(page):
+    shown = page.read_text(encoding="utf-8")
+    (caption,) = re.findall(r"<figcaption>(?:(?!</figcaption>).)*_caption:C4.*?</figcaption>", shown, re.DOTALL)
+    assert '<a href="evolution/trajectory.nc" download>evolution/trajectory.nc</a>' in caption
+    assert "3 KiB" in caption
+    (caption,) = re.findall(r"<figcaption>(?:(?!</figcaption>).)*_caption:C15.*?</figcaption>", shown, re.DOTALL)
+    assert "netCDF" not in caption  # it has none here
+
+
 def test_plotly_is_embedded_once_and_no_hostile_script_is(page, parsed):
     code = [text for attributes, text in parsed.scripts if attributes.get("type") != "application/json"]
     assert len(code) == 5

@@ -47,6 +47,11 @@ class Link:
     href: str | None
     size: str = ""
 
+    @property
+    def holds_runs(self) -> bool:
+        """Whether it leads to the numbers of an experiment."""
+        return self.href is not None and self.href.endswith(".nc")
+
 
 @dataclass(frozen=True)
 class Section:
