@@ -61,13 +61,13 @@ if __name__ == "__main__":
             "full-batch step at width 1000, L = 3",
         ),
         report("full network, d = 1000, heavy ball", products, compare(1000, 20, repeats=5, momentum=0.9), 1.2),
-        report("full network, d = 300", products, compare(300, 100, repeats=15), 1.2, "… at width 300"),
+        report("full network, d = 300", products, compare(300, 100, repeats=15), 1.2, "full-batch step at width 300"),
         report(
             "32 runs at width 30",
             "a bare torch.bmm loop",
             compare(30, 400, runs=32, repeats=21),
             1.5,
-            "… 32 runs side by side at width 30",
+            "a step of 32 runs side by side at width 30, L = 3",
         ),
     ]
     finish(kept)

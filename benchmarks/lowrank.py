@@ -40,10 +40,14 @@ def step() -> list[bool]:
         )
     before, after = costs["dense"], costs["pairs"]
     return [
-        report("parameters", "dense", table.parameters[1] / table.parameters[0], 0.18),
-        report("peak memory of a step", "dense", after.peak_bytes / before.peak_bytes, 0.40),
+        report("parameters", "the dense network", table.parameters[1] / table.parameters[0], 0.18),
+        report("peak memory of a step", "the dense step", after.peak_bytes / before.peak_bytes, 0.40),
         report(
-            "time of a step", "dense", after.seconds / before.seconds, 1 / 3.5, "a step of 2000-wide layers at rank 10"
+            "time of a step",
+            "the dense step",
+            after.seconds / before.seconds,
+            1 / 3.5,
+            "a step of 2000-wide layers as pairs of rank 10",
         ),
     ]
 

@@ -75,7 +75,7 @@ def compare() -> list[bool]:
     return [
         report(
             "one pass of layer metrics",
-            "the two-pass form in float64",
+            "the two-pass covariance form, float64",
             times["one pass"] / times["float64"],
             0.25,
             "layer metrics of 10 000 x 1024 features",

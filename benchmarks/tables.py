@@ -38,15 +38,16 @@ def as_page(records: Sequence[Record], machine: str, command: str, date: str, fa
     return "\n".join([*lines, ""])
 
 
-def for_readme(records: Sequence[Record]) -> str:
-    """Return README's table: the lines that their script names shortly, or all where it names none."""
+def for_readme(records: Sequence[Record], machine: str) -> str:
+    """Return README's table, below where it was made: the lines that their script names shortly, or all of it."""
     naming = {record["script"] for record in records if record["short"]}
     chosen = [record for record in records if record["short"] or record["script"] not in naming]
     rows = [
         (f"`{record['script']}`: {record['short'] or record['name']}", record["yardstick"], ratio_text(record["ratio"]))
         for record in chosen
     ]
-    return "\n".join(_table(("what", "yardstick", "ratio"), rows))
+    head = f"Ratios are of times where no other is named. {machine}."
+    return "\n".join([head, "", *_table(("what", "yardstick", "ratio"), rows)])
 
 
 def replaced(text: str, table: str) -> str:

@@ -31,7 +31,7 @@ def report(name: str, yardstick: str, ratio: float, limit: float, short: str | N
     what README's table calls it: of a script that gives some, only those lines stand there.
     """
     kept = bool(ratio <= limit)
-    print(f"{'ok  ' if kept else 'FAIL'} {name}: {ratio:.2f} x {yardstick} (at most {limit:g})", flush=True)
+    print(f"{'ok  ' if kept else 'FAIL'} {name}: {ratio:.3g} x {yardstick} (at most {limit:g})", flush=True)
     if path := os.environ.get("LOWDYN_BENCHMARK_RECORDS"):
         record = {"script": Path(sys.argv[0]).name, "name": name, "short": short, "yardstick": yardstick}
         record |= {"ratio": float(ratio), "limit": float(limit), "kept": kept}

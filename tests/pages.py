@@ -39,6 +39,7 @@ def result(name, holds=True, **values):
         "settings": {"evolution": {"depth": 3, "sizes": [30, 30, 30, 30], "lr": 1.0}},
         "seeds": [0, 1],
         "seconds": 2.5,
+        "times": {"evolution": 2.5},
         "versions": {"lowdyn": "0.1.0", "torch": "2.13.0"},
         "machine": {"system": "Linux", "cores": 2},
         "data": None,
@@ -221,14 +222,20 @@ def assert_quiet(browser):
 
 def colours(browser, element):
     """Return how many different colours an element shows on the screen."""
-    count = """
+    return len(set(pixels(browser, element)[0]))
+
+
+def pixels(browser, element):
+    """Return the colours (as whole numbers, line by line) that an element shows on the screen, and its width."""
+    read = """
         const [png, done] = arguments, image = new Image();
         image.onload = () => {
           const canvas = Object.assign(document.createElement("canvas"), {width: image.width, height: image.height});
           const pen = canvas.getContext("2d", {willReadFrequently: true});
           pen.drawImage(image, 0, 0);
-          done(new Set(new Uint32Array(pen.getImageData(0, 0, image.width, image.height).data.buffer)).size);
+          const found = pen.getImageData(0, 0, image.width, image.height).data.buffer;
+          done([[...new Uint32Array(found)], image.width]);
         };
         image.src = `data:image/png;base64,${png}`;
     """
-    return browser.execute_async_script(count, element.screenshot_as_base64)
+    return browser.execute_async_script(read, element.screenshot_as_base64)

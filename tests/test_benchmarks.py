@@ -47,7 +47,9 @@ def test_the_page_says_what_was_measured_where_and_what_was_not_kept(tables):
 
 def test_readme_takes_the_lines_that_are_named_shortly_or_all_of_a_script(tables):
     records = [record(short="a step"), record(name="other"), record(script="b.py", name="one"), record(script="b.py")]
-    rows = tables.for_readme(records).splitlines()[2:]
+    where, _, *lines = tables.for_readme(records, "A processor, 2 cores").splitlines()
+    assert where == "Ratios are of times where no other is named. A processor, 2 cores."
+    rows = lines[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| `a.py`: a step", "| `b.py`: one", "| `b.py`: step"]
 
 
@@ -89,4 +91,5 @@ def test_every_benchmark_names_its_yardstick_and_limit(path):
     assert reports
     for call in reports:
         assert len(call.args) >= 4, f"{path.name}:{call.lineno}"
-        assert not (isinstance(call.args[1], ast.Constant) and not call.args[1].value)
+        assert not (isinstance(call.args[1], ast.Constant) and call.args[1].value in ("", "none"))
+    assert any(len(call.args) > 4 for call in reports), f"{path.name} names no line for README"

@@ -4,10 +4,11 @@ import pytest
 
 from lowdyn.claims.catalogue import catalogue
 from lowdyn.claims.claim import all_claims
+from lowdyn.experiments import experiment
 from lowdyn.report import measured
-from lowdyn.report.measured import SCALES, Measured, collect, compare, read_measured
+from lowdyn.report.measured import Measured, collect, compare, read_measured
 from lowdyn.report.page import PARTS
-from lowdyn.report.results import Result
+from lowdyn.report.results import SCALES, Result, Scale
 
 PAPER = Measured(7500.0, True, "", "2 cores")
 
@@ -21,6 +22,10 @@ def test_the_shipped_times_are_of_claims_that_exist():
         assert name in catalogue()
         assert set(runs) <= set(SCALES)
         assert all(run.seconds >= 0 and run.machine for run in runs.values())
+
+
+def test_the_scales_are_those_of_the_experiments():
+    assert tuple(SCALES) == tuple(Scale) == experiment.SCALES
 
 
 def test_the_catalogue_says_what_the_claims_say():

@@ -30,6 +30,15 @@ def test_the_page_refers_to_nothing_outside_its_folder(page, parsed):
     assert {"results.json", "C4/figure.json", "evolution/trajectory.nc"} <= links
 
 
+def test_the_runs_can_be_had_beside_the_picture(page):
+    shown = page.read_text(encoding="utf-8")
+    (caption,) = re.findall(r"<figcaption>(?:(?!</figcaption>).)*_caption:C4.*?</figcaption>", shown, re.DOTALL)
+    assert '<a href="evolution/trajectory.nc" download>evolution/trajectory.nc</a>' in caption
+    assert "3 KiB" in caption
+    (caption,) = re.findall(r"<figcaption>(?:(?!</figcaption>).)*_caption:C15.*?</figcaption>", shown, re.DOTALL)
+    assert "netCDF" not in caption  # it has none here
+
+
 def test_plotly_is_embedded_once_and_no_hostile_script_is(page, parsed):
     code = [text for attributes, text in parsed.scripts if attributes.get("type") != "application/json"]
     assert len(code) == 5
@@ -151,6 +160,7 @@ def test_numbers_that_are_not_json_become_gaps(tmp_path):
         ('[{"id": "C4"}]', "entry 1 ('C4') lacks claim, scale, holds, checks"),
         (json.dumps([result("C4", holds="yes")]), "holds is a string, not true, false or null"),
         (json.dumps([result("C4", seconds=True)]), "seconds is a boolean, not a number or null"),
+        (json.dumps([result("C4", times={"evolution": "long"})]), "times should be numbers"),
         (json.dumps([result("C4", checks=[{}])]), "check 1 lacks text"),
         (json.dumps([result("C4", experiments=[1])]), "experiments should be a list of strings"),
         (json.dumps([result("C4"), result("C4")]), "'C4' occurs more than once"),
@@ -167,6 +177,31 @@ def test_invalid_results_are_one_line_that_says_what_to_do(tmp_path, content, fo
     assert "lowdyn reproduce" in message
     assert "\n" not in message
     assert not (tmp_path / "index.html").exists()
+
+
+def test_what_the_machines_have_in_common_stands_below_and_the_rest_with_each_claim(tmp_path):
+    """As --jobs leaves it: what reads a clock is run with all threads, the rest with a share of them."""
+    machine = {"system": "Linux", "cores": 7, "threads": 7}
+    results = [result("C4", machine=machine), result("C12", machine={**machine, "threads": 3})]
+    page = write(tmp_path, [{**one, "versions": {"torch": f"{k}.0"}} for k, one in enumerate(results)])
+    text = " ".join(Parsed(page).text.split())
+    body, footer = text.split("Where all of this ran")
+    assert footer.endswith("Machine systemLinux cores7")
+    assert "all runs added; 7 cores" in body
+    assert [body.count(f"Machine, where not all claims agree threads{count}") for count in (7, 3)] == [1, 1]
+    assert [body.count(f"Versions, where not all claims agree torch{k}.0") for k in (0, 1)] == [1, 1]
+    page = write(tmp_path, [{**one, "machine": machine} for one in results])
+    assert "Machine, where" not in Parsed(page).text
+
+
+def test_an_experiment_that_claims_share_takes_its_time_once(tmp_path):
+    shared = {"theorem-large-square": 100.0}
+    results = [
+        result("C5", seconds=130.0, times={"theorem-square": 30.0, **shared}),
+        result("C7", seconds=105.0, times={"theorem-scales": 5.0, **shared}),
+        result("C27", None, reason="error: MemoryError", seconds=60.0, times={}),
+    ]
+    assert "3 min 15 s, all runs added" in Parsed(write(tmp_path, results)).text
 
 
 def test_unknown_keys_and_missing_optional_ones_are_fine(tmp_path):

@@ -7,19 +7,23 @@ import hashlib
 import os
 import re
 import struct
+from types import SimpleNamespace
 
 import numpy as np
+import plotly.graph_objects as go
 import plotly.io
 import pytest
 
 from lowdyn import provenance, trajectory
 from lowdyn.claims.claim import Check, at_most
+from lowdyn.data import load_set
 from lowdyn.dynamics import Descent, gradient_descent
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan, each_cell
 from lowdyn.files import replace_atomically
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Factorization
 from lowdyn.runner import Folder, FolderError, Reproduction, reproduction, runs
+from lowdyn.runner.origin import data_of
 from tests.fake_claims import (
     FIXED,
     HALVING,
@@ -37,7 +41,7 @@ from tests.fake_claims import (
 KEYS = {
     *("id", "title", "claim", "source", "published", "deviation", "scale", "holds", "reason", "checks", "experiments"),
     *("settings", "seeds", "seconds", "versions", "machine", "data", "key", "figure"),
-    *("part", "scale_note", "source_sha256"),
+    *("part", "scale_note", "source_sha256", "times"),
 }
 
 
@@ -61,6 +65,7 @@ def test_a_result_says_all(folder):
     assert check.keys() == {"text", "measured", "expected", "tolerance", "holds"}
     assert check["holds"] is True
     assert entry["seconds"] > 0
+    assert entry["times"] == {"halving": entry["seconds"]}
     assert {"lowdyn", "torch", "numpy"} <= entry["versions"].keys()
     assert {"system", "cores", "threads"} <= entry["machine"].keys()
 
@@ -469,6 +474,36 @@ def test_sets_that_go_together_are_given_together(folder, tmp_path):
         [("mnist", "train"), ("mnist", "test")],
         [("digits", "test")],
     ]
+
+
+def test_a_claim_names_the_data_of_all_its_experiments(folder, tmp_path):
+    """C23 has one experiment for each of two sets; C2's checkpoint is given to runs that name only their images."""
+    one = on_images(names=("digits",))
+    two = experiment(name="on-mnist", seeds=1, images=("mnist",))
+    both = SimpleNamespace(**{**vars(one), "EXPERIMENTS": (*one.EXPERIMENTS, two, experiment(), two)})
+    both.check = lambda datasets: [at_most("last loss", 0.0, 0.5)]
+    both.draw = lambda datasets: go.Figure()
+    (entry,) = reproduce(folder, both, data_dir=write_mnist(tmp_path))
+    digits, mnist = load_set("digits"), load_set("mnist", tmp_path)
+    assert entry["data"] == {
+        "name": "digits + mnist",
+        "used": f"{digits.used} + 6 of 60 000 images",
+        "sha256": f"{digits.sha256} + {mnist.sha256}",
+    }
+    assert entry["times"].keys() == {"on-images", "on-mnist", "halving"}
+
+
+def test_a_set_that_the_runs_do_not_name_stands_beside_those_they_do():
+    checkpoint = SimpleNamespace(name="vit_b_16", used="all weights but the head", sha256="0f")
+    images = SimpleNamespace(name="cifar10", used="50 000 images", sha256="ff")
+    attrs = {"data": "cifar10", "used": "4 000 of 50 000 images", "sha256": "aa"}
+    assert data_of(attrs, (images, checkpoint)) == {
+        "name": "cifar10 + vit_b_16",
+        "used": "4 000 of 50 000 images + all weights but the head",
+        "sha256": "aa + 0f",
+    }
+    assert data_of({}, (images,)) == vars(images)
+    assert data_of({}, ()) is None
 
 
 def test_the_first_data_set_that_is_there_is_taken(folder, tmp_path):

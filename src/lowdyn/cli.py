@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 try:
     import typer
 except ModuleNotFoundError as error:  # pragma: no cover - needs an installation without the extra
     raise SystemExit("the command lowdyn needs the extra: pip install 'lowdyn[reproduce]'") from error
 
+from lowdyn.report.results import VERDICTS, Scale, reason_in_words, verdict_of
+
 if TYPE_CHECKING:
     from lowdyn.claims.claim import Claim
 
+T = TypeVar("T")
 app = typer.Typer(
     help="Low-dimensional learning dynamics of deep networks: run the claims of the lecture and judge them; "
     "inspect the weights of any model.",
@@ -27,16 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NAMES = {True: "holds", False: "does not hold", None: "cannot"}
-STYLES = {"holds": "green", "does not hold": "yellow", "cannot": "cyan", "error": "red"}
-
-
-class Scale(StrEnum):
-    """How large the experiments are."""
-
-    smoke = "smoke"
-    quick = "quick"
-    paper = "paper"
+NAMES = VERDICTS | {"cannot": "cannot"}  # the column is as wide as "does not hold"
+STYLES = {"holds": "green", "fails": "yellow", "cannot": "cyan", "error": "red"}
 
 
 def _version(asked: bool) -> None:
@@ -105,8 +100,8 @@ def reproduce(
     except (ValueError, OSError) as error:
         _refuse(str(error))
     typer.echo(f"\nreport: {page.resolve()}")
-    failed = any((entry["reason"] or "").startswith("error: ") for entry in entries)
-    if failed or (strict and any(entry["holds"] is False for entry in entries)):
+    verdicts = {verdict_of(entry["holds"], entry["reason"]) for entry in entries}
+    if "error" in verdicts or (strict and "fails" in verdicts):
         raise typer.Exit(1)
 
 
@@ -136,19 +131,16 @@ def _run_all(run: Any, claims: list[Claim], pool: Any) -> list[dict[str, Any]]:
 def _line(entry: dict[str, Any]) -> Any:
     from rich.text import Text
 
-    reason = entry["reason"] or ""
-    name = "error" if reason.startswith("error: ") else NAMES[entry["holds"]]
-    text = Text(f"{entry['id']:<4} ").append(f"{name:<14}", style=STYLES[name])
+    verdict, reason = verdict_of(entry["holds"], entry["reason"]), reason_in_words(entry["reason"])
+    text = Text(f"{entry['id']:<4} ").append(f"{NAMES[verdict]:<14}", style=STYLES[verdict])
     text.append(f"{entry['title']}  ({entry['seconds']:.1f} s)")
-    return text.append(f"\n     {reason.removeprefix('error: ')}", style="dim") if reason else text
+    return text.append(f"\n     {reason}", style="dim") if reason else text
 
 
-def _chosen(ids: list[str] | None, claims: dict[str, Claim]) -> list[Claim]:
-    if not ids:
-        return list(claims.values())
-    wanted = {one.upper() for one in ids}
-    unknown = sorted(wanted - claims.keys())
-    if unknown:
+def _chosen(ids: list[str] | None, claims: Mapping[str, T]) -> list[T]:
+    """Return the claims of these ids in their order, all without any; an id that is none ends the command."""
+    wanted = {one.upper() for one in ids or claims}
+    if unknown := sorted(wanted - claims.keys()):
         _refuse(f"unknown claim {', '.join(unknown)}; known are {', '.join(claims)}")
     return [claim for name, claim in claims.items() if name in wanted]
 
@@ -172,11 +164,8 @@ def list_claims(
         console.print(claims_table(claims.values(), measured))
         console.print(claims_legend(measured), style="dim", markup=False)
         return
-    wanted = {one.upper() for one in ids}
-    if unknown := sorted(wanted - claims.keys()):
-        _refuse(f"unknown claim {', '.join(unknown)}; known are {', '.join(claims)}")
-    for name in (name for name in claims if name in wanted):
-        console.print(claim_in_full(claims[name], measured.get(name, {})), markup=False, soft_wrap=True)
+    for claim in _chosen(ids, claims):
+        console.print(claim_in_full(claim, measured.get(claim.id, {})), markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -99,7 +99,7 @@ def _lines(
     kind = "Line" if any("lines" in str(trace.get("mode", "lines")) for trace in lines) else "Point"
     summary = f"{kind if len(lines) == 1 else kind + 's'} of {text}: {listed(names, _MOST)}."
     if spread:
-        summary += " Bands and bars show the spread over seeds."
+        summary += " Bands and bars show the spread over runs."
     details = []
     for trace in lines:
         x, y = values_of(trace["x"]), values_of(trace["y"])

@@ -15,9 +15,8 @@ from typing import Any
 
 from lowdyn.files import replace_atomically
 from lowdyn.report.formats import format_seconds, sentence
-from lowdyn.report.results import Result, read_results
+from lowdyn.report.results import SCALES, VERDICTS, Result, Scale, read_results, verdict_of
 
-SCALES = ("smoke", "quick", "paper")
 _FILE = "measured.json"
 
 
@@ -29,6 +28,11 @@ class Measured:
     holds: bool
     data: str
     machine: str
+
+    @property
+    def verdict(self) -> str:
+        """Return whether it holds, in words."""
+        return VERDICTS[verdict_of(self.holds, None)]
 
 
 def read_measured() -> dict[str, dict[str, Measured]]:
@@ -97,15 +101,15 @@ class Comparison:
 
 def compare(result: Result, runs: Mapping[str, Measured]) -> Comparison | None:
     """Return how a verdict compares with that at paper scale; None at paper scale, and where nothing was judged."""
-    if result.scale == "paper" or result.holds is None:
+    if result.scale == Scale.paper or result.holds is None:
         return None
-    paper = runs.get("paper")
+    paper = runs.get(Scale.paper)
     if paper is None:
         return Comparison("unknown", "At paper scale it has not been judged yet.")
     took = f"({format_seconds(paper.seconds)} on {paper.machine})"
     if paper.holds == result.holds:
         return Comparison("same", f"The same verdict was measured at paper scale {took}.")
-    verdict = f"At paper scale it {'holds' if paper.holds else 'does not hold'} {took}."
+    verdict = f"At paper scale it {paper.verdict} {took}."
     why = result.scale_note and sentence(result.scale_note)
     return Comparison("differs", f"{verdict} {why or 'The verdicts differ, and no explanation is known.'}")
 

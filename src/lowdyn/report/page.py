@@ -13,18 +13,12 @@ from lowdyn.files import replace_atomically
 from lowdyn.report.formats import format_value, sentence
 from lowdyn.report.frame import asset
 from lowdyn.report.frame import render as render_frame
-from lowdyn.report.results import Check, Result, is_simple_name, read_results
+from lowdyn.report.results import SCALES, VERDICTS, Check, Result, is_simple_name, read_results, reason_in_words
 
 if TYPE_CHECKING:
     from lowdyn.report.figures import Picture
     from lowdyn.report.measured import Comparison, Measured
 
-VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
-SCALES = {
-    "smoke": "seconds a claim (small networks, few seeds)",
-    "quick": "half a minute a claim on the average (small networks, several seeds)",
-    "paper": "the published settings",
-}
 OWN_DATA = ("", "digits")  # what is there without a data folder
 
 
@@ -52,6 +46,11 @@ class Link:
     text: str
     href: str | None
     size: str = ""
+
+    @property
+    def holds_runs(self) -> bool:
+        """Whether it leads to the numbers of an experiment."""
+        return self.href is not None and self.href.endswith(".nc")
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,13 @@ def render(results: list[Result], folder: Path) -> str:
         "page.html",
         style="claims.css",
         scripts=(get_plotlyjs(), asset("plots.js"), asset("claims.js"), asset("data.js")),
-        filters={"cells": _cells, "required": required, "outcome": outcome},
+        filters={"cells": _cells, "required": required, "outcome": outcome, "own": _own},
         sections=sections,
         parts=[(part, members) for part, members in grouped if members],
         verdicts=VERDICTS,
         counts={verdict: sum(result.verdict == verdict for result in results) for verdict in VERDICTS},
         scales={scale: SCALES.get(scale, "") for scale in sorted({result.scale for result in results})},
-        seconds=sum(result.seconds or 0.0 for result in results),
+        seconds=computing_time(results),
         data=sorted({name for result in results for name in _data_names(result)}),
         machine=_shared(result.machine for result in results),
         versions=_shared(result.versions for result in results),
@@ -123,6 +122,18 @@ def render(results: list[Result], folder: Path) -> str:
             for kind in ("same", "differs", "unknown")
         },
     )
+
+
+def computing_time(results: Iterable[Result]) -> float:
+    """Return the seconds of all runs, made side by side or not; an experiment that claims share counts once.
+
+    >>> one = Result("C5", "", "smoke", True, (), seconds=3.0, times={"own": 1.0, "shared": 2.0})
+    >>> computing_time([one, Result("C7", "", "smoke", True, (), seconds=2.0, times={"shared": 2.0})])
+    3.0
+    """
+    results = list(results)
+    runs = {(name, seconds) for result in results for name, seconds in result.times.items()}
+    return sum(seconds for _, seconds in runs) + sum(one.seconds or 0.0 for one in results if not one.times)
 
 
 def required(check: Check) -> str:
@@ -147,7 +158,7 @@ def outcome(result: Result) -> str:
         return ""
     missed = [check for check in result.checks if check.holds is False]
     if result.verdict != "fails" or not missed:
-        return sentence((result.reason or "").removeprefix("error:"))
+        return sentence(reason_in_words(result.reason))
     judged = sum(check.holds is not None for check in result.checks)
     misses = "; ".join(
         f"{check.text} came to {format_value(check.measured)}, where {required(check)} is asked" for check in missed
@@ -225,7 +236,16 @@ def _link(path: Path, folder: Path) -> Link:
     return Link(name, quote(name), f"{size / 1024:.1f} MiB" if size >= 1024 else f"{max(1, round(size))} KiB")
 
 
-def _shared(values: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return what all results agree on, else None."""
-    values = list(values)
-    return values[0] if values and all(value == values[0] for value in values) else None
+def _own(values: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the items that are not those which all results share."""
+    return {name: value for name, value in values.items() if name not in shared}
+
+
+def _shared(values: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the items that all results agree on.
+
+    >>> _shared([{"cores": 2, "threads": 1}, {"cores": 2, "threads": 2}])
+    {'cores': 2}
+    """
+    first, *others = [*values] or [{}]
+    return {name: value for name, value in first.items() if all(name in one and one[name] == value for one in others)}

@@ -6,8 +6,27 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+VERDICTS = {"holds": "holds", "fails": "does not hold", "cannot": "cannot be judged", "error": "error"}
+_ERROR = "error:"  # what the reason begins with when something went wrong, rather than that data are missing
+
+
+class Scale(StrEnum):
+    """How large the experiments are."""
+
+    smoke = "smoke"
+    quick = "quick"
+    paper = "paper"
+
+
+SCALES: Mapping[str, str] = {
+    Scale.smoke: "seconds a claim (small networks, mostly one seed)",
+    Scale.quick: "half a minute a claim on the average (small networks, one seed or several)",
+    Scale.paper: "the published settings",
+}
 
 # A name that may be a folder and an anchor: nothing in it separates paths, starts an option or hides a file.
 _SIMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -45,20 +64,35 @@ class Result:
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     seconds: float | None = None
+    times: Mapping[str, Any] = field(default_factory=dict)  # experiment -> its part of the seconds
     versions: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
-        """Return "holds", "fails", "error" or "cannot".
+        """Return one of VERDICTS."""
+        return verdict_of(self.holds, self.reason)
 
-        >>> Result("C1", "it works", "smoke", None, (), reason="error: out of memory").verdict
-        'error'
-        """
-        if self.holds is not None:
-            return "holds" if self.holds else "fails"
-        return "error" if (self.reason or "").startswith("error:") else "cannot"
+
+def verdict_of(holds: bool | None, reason: str | None) -> str:
+    """Return one of VERDICTS, by what stands in a result.
+
+    >>> [verdict_of(*one) for one in ((True, None), (False, "0.5"), (None, "no data"), (None, "error: out of memory"))]
+    ['holds', 'fails', 'cannot', 'error']
+    """
+    if holds is not None:
+        return "holds" if holds else "fails"
+    return "error" if (reason or "").startswith(_ERROR) else "cannot"
+
+
+def reason_in_words(reason: str | None) -> str:
+    """Return a reason without the mark of an error, "" where there is none.
+
+    >>> reason_in_words("error: out of memory")
+    'out of memory'
+    """
+    return (reason or "").removeprefix(_ERROR).strip()
 
 
 _REQUIRED = ("id", "claim", "scale", "holds", "checks")
@@ -70,7 +104,7 @@ _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
     "holds": ((bool, type(None)), "true, false or null"),
     "seconds": ((int, float, type(None)), "a number or null"),
     **dict.fromkeys(("checks", "experiments", "seeds"), ((list,), "a list")),
-    **dict.fromkeys(("settings", "versions", "machine"), ((dict,), "an object")),
+    **dict.fromkeys(("settings", "times", "versions", "machine"), ((dict,), "an object")),
     "data": ((dict, type(None)), "an object or null"),
 }
 
@@ -125,6 +159,8 @@ def _result(entry: object, where: str) -> Result:
         raise ValueError(f"{where}: experiments should be a list of strings")
     if not all(isinstance(seed, int) for seed in lists.get("seeds", ())):
         raise ValueError(f"{where}: seeds should be a list of whole numbers")
+    if not all(isinstance(one, (int, float)) for one in values.get("times", {}).values()):
+        raise ValueError(f"{where}: times should be numbers")
     return Result(**{**values, **lists, "checks": checks})
 
 

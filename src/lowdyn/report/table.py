@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lowdyn.report.formats import format_number, format_seconds, printable
-from lowdyn.report.measured import SCALES, Measured
+from lowdyn.report.measured import Measured
+from lowdyn.report.results import SCALES
 from lowdyn.report.spectra import factored_share, format_shape, format_share
 
 if TYPE_CHECKING:
@@ -92,16 +93,10 @@ def claim_in_full(claim: Any, runs: Mapping[str, Measured]) -> str:
     lines += [f"Scales: {claim.scale_note}"] if claim.scale_note else []
     for scale in SCALES:
         run = runs.get(scale)
-        text = (
-            f"{format_seconds(run.seconds)}, {_verdict(run)} ({run.data or 'no data'}; {run.machine})" if run else "—"
-        )
+        text = f"{format_seconds(run.seconds)}, {run.verdict} ({run.data or 'no data'}; {run.machine})" if run else "—"
         lines.append(f"{scale}: {text}")
     return "\n     ".join(lines)
 
 
 def _run_cells(run: Measured | None) -> tuple[str, str]:
-    return ("—", "") if run is None else (format_seconds(run.seconds), _verdict(run))
-
-
-def _verdict(run: Measured) -> str:
-    return "holds" if run.holds else "does not"
+    return ("—", "") if run is None else (format_seconds(run.seconds), run.verdict)

@@ -19,6 +19,7 @@ from lowdyn.data import DataSet, downloadable, load_set, set_available
 from lowdyn.experiments.experiment import Experiment, Settings, combine
 from lowdyn.provenance import digest, machine, source_digest, versions
 from lowdyn.runner.folder import Folder, RunStopped, as_netcdf, file_digest
+from lowdyn.runner.origin import data_of, data_together, machines_together
 from lowdyn.runner.pools import Pool
 from lowdyn.runner.runs import MadeElsewhere, Outcome, Run, identity, reason_of
 
@@ -125,7 +126,6 @@ class Reproduction:
 
     def _entry(self, claim: Claim, datasets: dict[str, xr.Dataset], **verdict: Any) -> dict[str, Any]:
         described = [json.loads(data.attrs["provenance"]) for data in datasets.values()]
-        data = next((one["data"] for one in described if one["data"]), None)
         return {
             "id": claim.ID,
             "part": claim.PART,
@@ -142,9 +142,10 @@ class Reproduction:
             "settings": {name: one["cells"] for name, one in zip(datasets, described, strict=True)},
             "seeds": sorted({seed for one in described for seed in one["seeds"]}),
             "seconds": round(sum(one["seconds"] for one in described), 3),
+            "times": {name: one["seconds"] for name, one in zip(datasets, described, strict=True)},
             "versions": versions(),
-            "machine": _together([one["machine"] for one in described] or [machine()]),
-            "data": data,
+            "machine": machines_together([one["machine"] for one in described] or [machine()]),
+            "data": data_together(one["data"] for one in described),
         }
 
     def experiment(self, experiment: Experiment, advance: Advance) -> xr.Dataset:
@@ -235,24 +236,13 @@ class Reproduction:
         seconds = sum(run.attrs.pop("seconds") for run in every)
         machines = [json.loads(run.attrs.pop("machine")) for run in every]
         data = combine(runs, sweep.seeds)
-        used = {name: data.attrs.get(name) for name in ("data", "used", "sha256")}
         provenance = {
             "cells": [dict(cell) for cell in sweep.cells],
             "seeds": sweep.seeds,
             "seconds": round(seconds, 3),
-            "data": {"name": used["data"], "used": used["used"], "sha256": used["sha256"]} if sweep.sets else None,
+            "data": data_of(data.attrs, sweep.sets),
             "source": sweep.identity["source"],
             "versions": versions(),
-            "machine": _together(machines),
+            "machine": machines_together(machines),
         }
         return data.assign_attrs(key=sweep.key, experiment=sweep.name, provenance=json.dumps(provenance))
-
-
-def _together(machines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what several machines have in common; where they differ, every value there is.
-
-    >>> _together([{"system": "Linux", "threads": 2}, {"system": "Linux", "threads": 1}])
-    {'system': 'Linux', 'threads': '1, 2'}
-    """
-    values = {name: sorted({one[name] for one in machines}, key=str) for name in machines[0]}
-    return {name: found[0] if len(found) == 1 else ", ".join(map(str, found)) for name, found in values.items()}
