@@ -32,7 +32,7 @@ def as_page(records: Sequence[Record], machine: str, command: str, date: str, fa
         "",
         "The ratio is time, or what else the name says, over the yardstick's, both measured in the same run.",
         "",
-        *_table(("script", "what", "yardstick", "ratio", "at most", "kept"), rows),
+        *table_lines(("script", "what", "yardstick", "ratio", "at most", "kept"), rows),
     ]
     lines += [f"\n`{name}` ended with an error or gave no result." for name in failed]
     return "\n".join([*lines, ""])
@@ -47,15 +47,15 @@ def for_readme(records: Sequence[Record], machine: str) -> str:
         for record in chosen
     ]
     head = f"Ratios are of times where no other is named. {machine}."
-    return "\n".join([head, "", *_table(("what", "yardstick", "ratio"), rows)])
+    return "\n".join([head, "", *table_lines(("what", "yardstick", "ratio"), rows)])
 
 
-def replaced(text: str, table: str) -> str:
+def replaced(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """Return ``text`` with ``table`` between the two markers; ValueError where they do not stand once, in order."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the table needs one line {BEGIN!r} and, after it, one line {END!r}")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the table needs one line {begin!r} and, after it, one line {end!r}")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{table}\n\n{end}{rest.split(end)[1]}"
 
 
 def ratio_text(ratio: float) -> str:
@@ -78,6 +78,7 @@ def _row(record: Record) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     cells = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return [f"| {' | '.join(row)} |" for row in cells]
