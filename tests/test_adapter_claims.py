@@ -230,7 +230,8 @@ def test_rates_are_chosen_on_pairs_and_a_seed_of_their_own(small_weights, monkey
     choices = [call for call in calls if call[3] == fewshot_sts.CHOICE_SEED]
     assert len(choices) == 9  # three rates for three methods, once for both runs
     assert not {call[0] for call in choices} & {call[0] for call in calls if call not in choices}
-    assert set(one["rate"].values) <= set(fewshot_sts.RATES)
+    chosen = zip(one["rate"].values, fewshot_sts.METHODS, strict=True)
+    assert all(rate in fewshot_sts.RATES[method] for rate, method in chosen)
     np.testing.assert_array_equal(one["rate"], other["rate"])
     assert (one["score"].values != other["score"].values).all()
     assert one.attrs["used"] == "20 of 60 pairs"
