@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.layerwise import rank_correlation, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, at_most, numbers_text, shown
+from lowdyn.claims.layerwise import rank_correlation
 from lowdyn.claims.seeds import first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import IMAGE_MLP
@@ -46,8 +46,8 @@ def check(datasets: Datasets) -> list[Check]:
     return [
         at_most("Spearman correlation of layer and D_l", np.max(compression), -0.9),
         at_least("Spearman correlation of layer and discrimination", np.min(separation), 0.8),
-        shown("D_l, l = 0 … 9", settings_text(ratio), "12 → < 2"),
-        shown("discrimination, l = 0 … 9", settings_text(discrimination), "0.22 → 0.63"),
+        shown("D_l, l = 0 … 9", numbers_text(ratio), "12 → < 2"),
+        shown("discrimination, l = 0 … 9", numbers_text(discrimination), "0.22 → 0.63"),
         shown("accuracy on the training images at the end", float(data["accuracy"].isel(step=-1).mean()), "—"),
     ]
 

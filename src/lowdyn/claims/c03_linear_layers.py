@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.layerwise import over_layers, rank_correlation, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, at_most, numbers_text, shown
+from lowdyn.claims.layerwise import over_layers, rank_correlation
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import HYBRID
 from lowdyn.plots import layer_curves
@@ -66,10 +66,10 @@ def check(datasets: Datasets) -> list[Check]:
             np.max(probe.max(axis=1) - probe[:, :early].max(axis=1)),
             PROBE_MARGIN,
         ),
-        shown(f"D_l, l = 0 … {last}", settings_text(data["within_between_ratio"].mean("seed").values), "—"),
-        shown(f"discrimination, l = 0 … {last}", settings_text(data["class_discrimination"].mean("seed").values), "—"),
-        shown(f"feature rank, l = 1 … {last}", settings_text(rank.mean(axis=0)), "908 → 922 → 710"),
-        shown(f"probe accuracy, l = 1 … {last}", settings_text(probe.mean(axis=0)), "88.5 → 100 %"),
+        shown(f"D_l, l = 0 … {last}", numbers_text(data["within_between_ratio"].mean("seed").values), "—"),
+        shown(f"discrimination, l = 0 … {last}", numbers_text(data["class_discrimination"].mean("seed").values), "—"),
+        shown(f"feature rank, l = 1 … {last}", numbers_text(rank.mean(axis=0)), "908 → 922 → 710"),
+        shown(f"probe accuracy, l = 1 … {last}", numbers_text(probe.mean(axis=0)), "88.5 → 100 %"),
         shown("accuracy on the training images at the end", _accuracy(data), "—"),
     ]
 

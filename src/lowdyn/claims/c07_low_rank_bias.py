@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.block_form import TOLERANCE
-from lowdyn.claims.claim import Check, Datasets, near
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.claim import Check, Datasets, near, numbers_text
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.theorem import THEOREM_SCALES
@@ -78,7 +77,7 @@ def _large(data: xr.Dataset) -> list[Check]:
 
 
 def _falling(values: np.ndarray) -> tuple[str, str, None, bool]:
-    return settings_text(values), "falling with ε", None, bool((np.diff(values) < 0).all())
+    return numbers_text(values), "falling with ε", None, bool((np.diff(values) < 0).all())
 
 
 def _tail(values: xr.DataArray, dim: str, scale: xr.DataArray, inert: int) -> float:

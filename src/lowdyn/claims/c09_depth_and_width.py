@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
-from lowdyn.claims.claim import Check, Datasets, at_most, shown
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.claim import Check, Datasets, at_most, numbers_text, shown
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.depth_width import DEPTH_WIDTH
 from lowdyn.experiments.experiment import each_cell
@@ -57,7 +56,7 @@ def check(datasets: Datasets) -> list[Check]:
             None,
             thresholds[3] < thresholds[2],
         ),
-        shown("steps of depth 3 from the narrowest to the widest", settings_text(steps), "41 500 → 11 000"),
+        shown("steps of depth 3 from the narrowest to the widest", numbers_text(steps), "41 500 → 11 000"),
         shown(
             "error of depth 2 at full width (½ mean over all entries)",
             float(shallow[max(shallow)]["recovery_error"].mean()),

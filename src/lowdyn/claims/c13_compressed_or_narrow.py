@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.completion import ESTIMATES
 from lowdyn.experiments.experiment import each_cell
@@ -36,8 +35,8 @@ def check(datasets: Datasets) -> list[Check]:
     ratios = steps["narrow"].mean(axis=1) / steps["compressed"].mean(axis=1)
     return [
         at_least("steps, narrow over compressed, smallest over r̂", ratios.min(), 2.0),
-        shown("steps of the compressed network", settings_text(steps["compressed"].mean(axis=1)), "19 500 at every r̂"),
-        shown("steps of the narrow network", settings_text(steps["narrow"].mean(axis=1)), "62 000 → 45 000"),
+        shown("steps of the compressed network", numbers_text(steps["compressed"].mean(axis=1)), "19 500 at every r̂"),
+        shown("steps of the narrow network", numbers_text(steps["narrow"].mean(axis=1)), "62 000 → 45 000"),
     ]
 
 

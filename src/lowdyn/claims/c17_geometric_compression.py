@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import decay, over_layers, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import decay, over_layers
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.orthonormal import DEPTHS
 from lowdyn.plots import Series, layer_curves
@@ -46,7 +46,7 @@ def check(datasets: Datasets) -> list[Check]:
         if (activation, depth) == ("linear", 8):
             mean = cell["within_between_ratio"].mean("seed").values
             published = PUBLISHED.removeprefix("Linear, L = 8: D_l = ").rstrip(".")
-            checks.append(shown("D_l, linear, L = 8, l = 0 … 7", settings_text(mean), published))
+            checks.append(shown("D_l, linear, L = 8, l = 0 … 7", numbers_text(mean), published))
     return checks
 
 

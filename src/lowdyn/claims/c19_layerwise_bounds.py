@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import over_layers, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import over_layers
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.layerwise_bounds import LAYERWISE_BOUNDS
 from lowdyn.plots import Series, layer_curves
@@ -54,7 +54,7 @@ def check(datasets: Datasets) -> list[Check]:
         name = f"{settings['inputs']}, L = {settings['depth']}, width {settings['width']}"
         interval = (cell["ratio_lower"].mean(), cell["compression_ratio"].mean(), cell["ratio_upper"].mean())
         published = "0.158, 0.185, 0.204" if settings["depth"] == 8 else "—"
-        checks.append(shown(f"lower bound, ratio, upper bound; {name}", settings_text(map(float, interval)), published))
+        checks.append(shown(f"lower bound, ratio, upper bound; {name}", numbers_text(map(float, interval)), published))
     gaussian = [cell for settings, cell in cells if settings["inputs"] != "orthonormal"]
     vacuous = float(np.mean([float(cell["vacuous"].mean()) for cell in exact + gaussian]))
     lowest = _smallest(exact + gaussian, "discrimination_lower")

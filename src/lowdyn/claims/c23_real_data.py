@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import decay, over_layers, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import decay, over_layers
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import REAL_DEPTHS_CIFAR, REAL_DEPTHS_FASHION
 from lowdyn.plots import Series, layer_curves
@@ -52,7 +52,7 @@ def check(datasets: Datasets) -> list[Check]:
                 at_least(f"R² of log D_l, l ≥ 1, {name}", r_squared.min(), 0.85),
                 Check(f"D_{{l+1}}/D_l, {name}, largest", float(ratios.max()), "< 1", None, bool(ratios.max() < 1)),
                 shown(f"R² with the input, l = 0, {name}", with_input.min(), "—"),
-                shown(f"D_l, {name}", settings_text(ratio.values), "2.5 → 1e-2" if "Fashion" in place else "17 → 0.3"),
+                shown(f"D_l, {name}", numbers_text(ratio.values), "2.5 → 1e-2" if "Fashion" in place else "17 → 0.3"),
                 shown(f"accuracy on the training images, {name}", last, "—"),
             ]
     return checks

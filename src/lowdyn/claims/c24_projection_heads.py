@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import rank_correlation, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import rank_correlation
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.heads import HEADS
 from lowdyn.plots import Series, layer_curves
@@ -46,10 +46,10 @@ def check(datasets: Datasets) -> list[Check]:
     return [
         at_least("Spearman correlation of further layers and D of the features", rank_correlation(extra, ratio), 0.8),
         at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, accuracy), 0.8),
-        shown("D on the classes learnt, 0 … 3 further layers", settings_text(ratio), "rises"),
-        shown("D on the new classes", settings_text(means["transferred_ratio"]), "rises"),
-        shown("probe accuracy on the new classes", settings_text(accuracy), "rises"),
-        shown("accuracy on the classes learnt, at the end", settings_text(means["accuracy"]), "—"),
+        shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
+        shown("D on the new classes", numbers_text(means["transferred_ratio"]), "rises"),
+        shown("probe accuracy on the new classes", numbers_text(accuracy), "rises"),
+        shown("accuracy on the classes learnt, at the end", numbers_text(means["accuracy"]), "—"),
     ]
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import DIGITS_MLP
@@ -55,7 +54,7 @@ def check(datasets: Datasets) -> list[Check]:
     return [
         *checks,
         *(
-            shown(f"{name.upper()} after the first and the last epoch", settings_text(ends[name]), "→ 0")
+            shown(f"{name.upper()} after the first and the last epoch", numbers_text(ends[name]), "→ 0")
             for name in ends
         ),
         shown("share of the records at zero training error", float(np.mean(shares)), "—"),

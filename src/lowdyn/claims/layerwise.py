@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,12 +37,3 @@ def rank_correlation(depth: Any, values: Any) -> float:
 def over_layers(cell: xr.Dataset, variable: str, name: str, **style: Any) -> Series:
     """Return mean and range over seeds of ``variable`` against the layer, to draw."""
     return over_seeds(name, cell["layer"], cell[variable], **style)
-
-
-def settings_text(values: Iterable[float]) -> str:
-    """Write numbers for a table: four digits, separated by commas.
-
-    >>> settings_text([0.13712, 0.0351])
-    '0.1371, 0.0351'
-    """
-    return ", ".join(f"{value:.4g}" for value in values)
