@@ -40,16 +40,13 @@ EXPERIMENTS = (HEADS,)
 def check(datasets: Datasets) -> list[Check]:
     """Judge both rank correlations with the number of further layers, of the means over seeds."""
     data = datasets[HEADS.name]
+    extra = data["extra"].values
     names = ("within_between_ratio", "transferred_ratio", "probe_accuracy")
     ratio, transferred, probed = (data[name].mean("seed", skipna=False).values for name in names)
     accuracy = [at_end(cell, "accuracy") for _, cell in each_cell(data)]
     return [
-        at_least(
-            "Spearman correlation of further layers and D of the features", rank_correlation(data["extra"], ratio), 0.8
-        ),
-        at_least(
-            "Spearman correlation of further layers and probe accuracy", rank_correlation(data["extra"], probed), 0.8
-        ),
+        at_least("Spearman correlation of further layers and D of the features", rank_correlation(extra, ratio), 0.8),
+        at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, probed), 0.8),
         shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
         shown("D on the new classes", numbers_text(transferred), "rises"),
         shown("probe accuracy on the new classes", numbers_text(probed), "rises"),
