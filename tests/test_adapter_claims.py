@@ -89,6 +89,48 @@ def test_deep_lora_is_judged_three_times(options, holds):
     assert len(c16_few_shot_adapters.draw(sts_results(**options)).data) >= 4
 
 
+def unknown_in_the_second_seed(data, variable, method):
+    """The results without the numbers of one method in the second seed."""
+    return data.assign({variable: data[variable].where((data["seed"] != 1) | (data["tuning"] != method))})
+
+
+@pytest.mark.parametrize(
+    ("variable", "method", "holds"),
+    [
+        ("accuracy", "full", [False, True]),
+        ("accuracy", "lora", [False, True]),
+        ("trainable", "lora", [True, False]),
+    ],
+)
+def test_what_is_not_a_number_is_no_evidence_for_lora(variable, method, holds):
+    results = {name: unknown_in_the_second_seed(data, variable, method) for name, data in vit_results().items()}
+    assert [check.holds for check in c15_adapters.check(results) if check.holds is not None] == holds
+
+
+@pytest.mark.parametrize(
+    ("variable", "method", "holds"),
+    [
+        ("score", "deep_lora", [False, True, False]),
+        ("score", "lora", [False, True, False]),
+        ("score", "plain_lora", [False, True, False]),
+        ("update_rank", "deep_lora", [True, False, True]),
+        ("update_rank", "lora", [True, False, True]),
+    ],
+)
+def test_what_is_not_a_number_is_no_evidence_for_deep_lora(variable, method, holds):
+    results = {name: unknown_in_the_second_seed(data, variable, method) for name, data in sts_results().items()}
+    assert [check.holds for check in c16_few_shot_adapters.check(results) if check.holds is not None] == holds
+
+
+def test_rates_are_shown_where_they_were_chosen():
+    def rows(data):
+        return [check.text for check in c16_few_shot_adapters.check({"fewshot-sts": data})]
+
+    chosen = sts_results()["fewshot-sts"]
+    given = chosen.assign_coords(lr=("cell", [3e-3] * chosen.sizes["cell"]))
+    assert set(rows(chosen)) - set(rows(given)) == {"learning rates chosen"}
+
+
 def test_the_better_lora_is_the_judge():
     data = sts_results()["fewshot-sts"]
     swapped = data.assign_coords(tuning=["plain_lora", "lora", "deep_lora"])

@@ -26,7 +26,7 @@ from lowdyn.experiments import (
     theorem,
 )
 from lowdyn.experiments.collapse import train_and_measure
-from lowdyn.experiments.experiment import SCALES, Experiment, Plan, combine, each_cell, grid
+from lowdyn.experiments.experiment import SCALES, Experiment, Plan, by_setting, combine, each_cell, grid
 from lowdyn.experiments.fitting import squared_error
 from lowdyn.experiments.normalized import normalized_mlp
 from lowdyn.lowrank import factorize
@@ -360,6 +360,18 @@ def test_one_cell_and_one_seed():
     ((settings, cell),) = each_cell(data)
     assert settings == {"depth": 2}
     np.testing.assert_array_equal(cell["norm"].isel(seed=0), a_run(3, 2, 0)["norm"])
+
+
+def test_cells_that_one_setting_does_not_tell_apart_are_refused():
+    cells = [
+        ({"depth": depth, "width": 5, "lr": lr}, [xr.Dataset({"loss": lr})])
+        for depth, lr in ((2, 0.1), (2, 0.3), (3, 0.1))
+    ]
+    data = combine(cells, [0])
+    assert {lr: cell["loss"].item() for lr, cell in by_setting(data, "lr", depth=2).items()} == {0.1: 0.1, 0.3: 0.3}
+    assert by_setting(data, "lr", depth=4) == {}
+    with pytest.raises(ValueError, match="two cells have width = 5"):
+        by_setting(data, "width")
 
 
 def test_one_value_that_is_not_a_number_is_no_filling():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.layerwise import rank_correlation, settings_text
-from lowdyn.claims.seeds import first_of
+from lowdyn.claims.claim import Check, Datasets, numbers_text, shown
+from lowdyn.claims.layerwise import check_progressive
+from lowdyn.claims.seeds import at_end, first_of
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import IMAGE_MLP
 from lowdyn.plots import embeddings
@@ -36,19 +36,14 @@ EXPERIMENTS = (IMAGE_MLP,)
 def check(datasets: Datasets) -> list[Check]:
     """Judge both rank correlations with the layer, in the worst seed."""
     ((_, data),) = each_cell(datasets[IMAGE_MLP.name])
-    compression, separation = (
-        [rank_correlation(data["layer"], data[name].sel(seed=seed)) for seed in data["seed"]]
-        for name in ("within_between_ratio", "class_discrimination")
-    )
     ratio, discrimination = (
         data[name].mean("seed").values for name in ("within_between_ratio", "class_discrimination")
     )
     return [
-        at_most("Spearman correlation of layer and D_l", np.max(compression), -0.9),
-        at_least("Spearman correlation of layer and discrimination", np.min(separation), 0.8),
-        shown("D_l, l = 0 … 9", settings_text(ratio), "12 → < 2"),
-        shown("discrimination, l = 0 … 9", settings_text(discrimination), "0.22 → 0.63"),
-        shown("accuracy on the training images at the end", float(data["accuracy"].isel(step=-1).mean()), "—"),
+        *check_progressive(data),
+        shown("D_l, l = 0 … 9", numbers_text(ratio), "12 → < 2"),
+        shown("discrimination, l = 0 … 9", numbers_text(discrimination), "0.22 → 0.63"),
+        shown("accuracy on the training images at the end", at_end(data, "accuracy"), "—"),
     ]
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import xarray as xr
-
-from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.layerwise import over_layers, rank_correlation, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, at_most, numbers_text, shown
+from lowdyn.claims.layerwise import check_progressive, over_layers
+from lowdyn.claims.seeds import at_end
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.image_mlp import HYBRID
 from lowdyn.plots import layer_curves
@@ -45,37 +43,28 @@ def check(datasets: Datasets) -> list[Check]:
     """Judge every curve over the layers in the worst seed; the linear layers are those after the last ReLU."""
     ((settings, data),) = each_cell(datasets[HYBRID.name])
     linear = data.sel(layer=slice(settings["relu_layers"], None))  # from the features that the first of them is given
-    compression, separation = (
-        [rank_correlation(linear["layer"], linear[name].sel(seed=seed)) for seed in data["seed"]]
-        for name in ("within_between_ratio", "class_discrimination")
-    )
     fall = linear["within_between_ratio"].isel(layer=-1) / linear["within_between_ratio"].isel(layer=0)
     features = data.isel(layer=slice(1, None))
     rank = features["feature_rank"].transpose("seed", "layer").values
     probe = features["probe_accuracy"].transpose("seed", "layer").values
     last, early = probe.shape[1], 2 * probe.shape[1] // 3
     return [
-        at_most("Spearman correlation of layer and D_l, linear layers", np.max(compression), -0.9),
-        at_least("Spearman correlation of layer and discrimination, linear layers", np.min(separation), 0.8),
-        at_most("D_l after the linear layers over D_l before them", fall.max(), FURTHER),
-        at_least("rise of feature rank from the first layer to its peak", np.min(rank.max(axis=1) - rank[:, 0]), 1),
-        at_least("fall of feature rank from its peak to the last layer", np.min(rank.max(axis=1) - rank[:, -1]), 1),
-        at_least("probe accuracy before the linear layers", linear["probe_accuracy"].isel(layer=0).min(), SEPARABLE),
+        *check_progressive(linear, ", linear layers"),
+        at_most("D_l after the linear layers over D_l before them", fall, FURTHER),
+        at_least("rise of feature rank from the first layer to its peak", rank.max(axis=1) - rank[:, 0], 1),
+        at_least("fall of feature rank from its peak to the last layer", rank.max(axis=1) - rank[:, -1], 1),
+        at_least("probe accuracy before the linear layers", linear["probe_accuracy"].isel(layer=0), SEPARABLE),
         at_most(
             "probe accuracy below its maximum, best before the last third of the layers",
-            np.max(probe.max(axis=1) - probe[:, :early].max(axis=1)),
+            probe.max(axis=1) - probe[:, :early].max(axis=1),
             PROBE_MARGIN,
         ),
-        shown(f"D_l, l = 0 … {last}", settings_text(data["within_between_ratio"].mean("seed").values), "—"),
-        shown(f"discrimination, l = 0 … {last}", settings_text(data["class_discrimination"].mean("seed").values), "—"),
-        shown(f"feature rank, l = 1 … {last}", settings_text(rank.mean(axis=0)), "908 → 922 → 710"),
-        shown(f"probe accuracy, l = 1 … {last}", settings_text(probe.mean(axis=0)), "88.5 → 100 %"),
-        shown("accuracy on the training images at the end", _accuracy(data), "—"),
+        shown(f"D_l, l = 0 … {last}", numbers_text(data["within_between_ratio"].mean("seed").values), "—"),
+        shown(f"discrimination, l = 0 … {last}", numbers_text(data["class_discrimination"].mean("seed").values), "—"),
+        shown(f"feature rank, l = 1 … {last}", numbers_text(rank.mean(axis=0)), "908 → 922 → 710"),
+        shown(f"probe accuracy, l = 1 … {last}", numbers_text(probe.mean(axis=0)), "88.5 → 100 %"),
+        shown("accuracy on the training images at the end", at_end(data, "accuracy"), "—"),
     ]
-
-
-def _accuracy(data: xr.Dataset) -> float:
-    return float(data["accuracy"].isel(step=-1).mean())
 
 
 def draw(datasets: Datasets) -> Figure:

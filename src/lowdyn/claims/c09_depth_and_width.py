@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from scipy.stats import spearmanr
 
-from lowdyn.claims.claim import Check, Datasets, at_most, shown
-from lowdyn.claims.layerwise import settings_text
+from lowdyn.claims.claim import Check, Datasets, at_most, below, numbers_text, shown
+from lowdyn.claims.layerwise import rank_correlation
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.depth_width import DEPTH_WIDTH
-from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.experiment import by_setting
 from lowdyn.plots import Series, layer_curves
 
 if TYPE_CHECKING:
@@ -40,56 +39,44 @@ def check(datasets: Datasets) -> list[Check]:
     """Judge the errors of both depths at widths ≥ d/2, the steps of depth 3 and the fraction that recovery needs."""
     data = datasets[DEPTH_WIDTH.name]
     deep, shallow = (_by_width(data, depth) for depth in (3, 2))
-    ratios = {
-        width: float(deep[width]["recovery_error"].mean() / shallow[width]["recovery_error"].mean())
-        for width in deep
-        if 2 * width >= float(data["size"][0])
-    }
-    steps = np.array([float(deep[width]["steps"].mean(skipna=False)) for width in deep])
-    thresholds = {depth: _threshold(data, depth) for depth in (3, 2)}
+    errors, shallow_errors = (
+        {width: float(cell["recovery_error"].mean(skipna=False)) for width, cell in cells.items()}
+        for cells in (deep, shallow)
+    )
+    ratios = [errors[width] / shallow_errors[width] for width in errors if 2 * width >= float(data["size"][0])]
+    steps = [float(cell["steps"].mean(skipna=False)) for cell in deep.values()]
     return [
-        at_most("error of depth 3 over depth 2, largest over widths ≥ d/2", max(ratios.values()), 0.01),
-        at_most("Spearman correlation of width and steps, depth 3", spearmanr(list(deep), steps).statistic, -0.9),
-        Check(
-            "smallest observed fraction that recovers, depth 3",
-            thresholds[3],
-            f"< {thresholds[2]:g} of depth 2",
-            None,
-            thresholds[3] < thresholds[2],
+        at_most("error of depth 3 over depth 2, largest over widths ≥ d/2", ratios, 0.01),
+        at_most("Spearman correlation of width and steps, depth 3", rank_correlation(list(deep), steps), -0.9),
+        below(
+            "smallest observed fraction that recovers, depth 3 against depth 2",
+            _threshold(data, 3),
+            _threshold(data, 2),
         ),
-        shown("steps of depth 3 from the narrowest to the widest", settings_text(steps), "41 500 → 11 000"),
-        shown(
-            "error of depth 2 at full width (½ mean over all entries)",
-            float(shallow[max(shallow)]["recovery_error"].mean()),
-            "1.1e-3",
-        ),
-        shown("error of depth 3 at full width", float(deep[max(deep)]["recovery_error"].mean()), "near 0"),
+        shown("steps of depth 3 from the narrowest to the widest", numbers_text(steps), "41 500 → 11 000"),
+        shown("error of depth 2 at full width (½ mean over all entries)", shallow_errors[max(shallow)], "1.1e-3"),
+        shown("error of depth 3 at full width", errors[max(deep)], "near 0"),
     ]
 
 
 def _by_width(data: xr.Dataset, depth: int) -> dict[int, xr.Dataset]:
     """Return the cells of one depth at the fraction of the width sweep, by width."""
-    cells = [(one, cell) for one, cell in each_cell(data) if one["depth"] == depth]
-    fraction = cells[0][0]["observed_fraction"]
-    swept = [(one["width"], cell) for one, cell in cells if one["observed_fraction"] == fraction]
-    return dict(sorted(swept, key=lambda pair: pair[0]))
+    fraction = float(data["observed_fraction"][0])
+    swept = by_setting(data, "width", depth=depth, observed_fraction=fraction)
+    return dict(sorted(swept.items()))
 
 
 def _by_fraction(data: xr.Dataset, depth: int) -> dict[float, xr.Dataset]:
     """Return the cells of one depth at full width, by observed fraction."""
-    full = [(one["observed_fraction"], cell) for one, cell in each_cell(data) if _full(one, depth)]
-    return dict(sorted(full, key=lambda pair: pair[0]))
-
-
-def _full(settings: dict[str, float], depth: int) -> bool:
-    return settings["depth"] == depth and settings["width"] == settings["size"]
+    full = by_setting(data, "observed_fraction", depth=depth, width=int(data["size"][0]))
+    return dict(sorted(full.items()))
 
 
 def _threshold(data: xr.Dataset, depth: int) -> float:
     """Return the smallest observed fraction from which on the median relative error stays below RECOVERED."""
     recovered = np.inf
     for fraction, cell in reversed(_by_fraction(data, depth).items()):
-        if float(cell["error"].median()) >= RECOVERED:
+        if not np.median(cell["error"]) < RECOVERED:
             break
         recovered = fraction
     return recovered

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, near, shown
 from lowdyn.claims.seeds import held, over_seeds
 from lowdyn.experiments.completion import COMPLETION
-from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.experiment import by_setting
 from lowdyn.plots import curves
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ SOURCE = "Lecture, 'From Deep Matrix Factorization to Completion?'; Yaras et al.
 PUBLISHED = "Original and γ = 0.01 both near 19 500 steps (d = 1000); γ = 0 stalls at 5e-4 of a start at 8e-3."
 DEVIATION = (
     "Paper scale: d = 1000, r = 5, 20 % observed as published, the original's steps taken from the figure and "
-    "kept to 10 %. Smoke: d = 60, r = 2; quick: d = 150, r = 3; both 50 %, with the original beside and kept to 25 %."
+    "kept to 10 %. Smoke: d = 60, r = 2; quick: d = 150, r = 3; both 50 %, with the original beside and kept to "
+    "25 %: at d = 60 γ = 0.01 takes 20 % more steps than it."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (COMPLETION,)
@@ -40,15 +40,15 @@ def check(datasets: Datasets) -> list[Check]:
     runs = _runs(datasets)
     moving, frozen = (runs[name] for name in ("γ = 0.01", "γ = 0"))
     original = float(runs["original"]["steps_to_1e_6"].mean(skipna=False)) if "original" in runs else PUBLISHED_STEPS
-    # At small width the first gradient's frames are noisier, and the last phase, in which the slow outer factors turn
-    # into place, takes some 1 500 steps of 15 000 longer than the original's.
+    # Measured: 14 850 steps against 12 400 at d = 60 (docs/results/smoke), 19 875 against 19 500 at d = 1000 (paper).
     tolerance = 0.25 if "original" in runs else 0.1
     steps = float(moving["steps_to_1e_6"].mean(skipna=False))
+    stalled, completed = _last(frozen), _last(moving)
     checks = [
-        at_least("error at the end, γ = 0 over γ = 0.01", float(_last(frozen) / _last(moving)), 100.0),
+        at_least("error at the end, γ = 0 over γ = 0.01", stalled / completed, 100.0),
         near("steps of γ = 0.01 to an error of 1e-6", steps, original, tolerance * original),
-        shown("error at the end, γ = 0.01 (relative, unseen entries)", float(_last(moving)), "—"),
-        shown("error at the end, γ = 0", float(_last(frozen)), "0.25 (√(5e-4/8e-3))"),
+        shown("error at the end, γ = 0.01 (relative, unseen entries)", completed, "—"),
+        shown("error at the end, γ = 0", stalled, "0.25 (√(5e-4/8e-3))"),
     ]
     if "original" in runs:
         ratio = float((runs["original"]["step_seconds"] / moving["step_seconds"]).mean())
@@ -57,16 +57,14 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def _runs(datasets: Datasets) -> dict[str, xr.Dataset]:
-    cells = [(settings, cell) for settings, cell in each_cell(datasets[COMPLETION.name])]
-    return {_name(settings): cell for settings, cell in cells}
+    data = datasets[COMPLETION.name]
+    compressed = by_setting(data, "discrepant_ratio", network="compressed")
+    named = {f"γ = {ratio:g}": cell for ratio, cell in compressed.items()}
+    return by_setting(data, "network", network="original") | named
 
 
-def _name(settings: dict[str, Any]) -> str:
-    return "original" if settings["network"] == "original" else f"γ = {settings['discrepant_ratio']:g}"
-
-
-def _last(run: xr.Dataset) -> np.floating[Any]:
-    return np.mean([run["error"].sel(seed=seed).dropna("step").values[-1] for seed in run["seed"]])
+def _last(run: xr.Dataset) -> float:
+    return float(held(run, "error").isel(step=-1).mean(skipna=False))
 
 
 def draw(datasets: Datasets) -> Figure:

@@ -9,7 +9,7 @@ import numpy as np
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
 from lowdyn.claims.seeds import over_seeds
 from lowdyn.experiments.cost import COST
-from lowdyn.experiments.experiment import each_cell
+from lowdyn.experiments.experiment import by_setting
 from lowdyn.observe.depth import line_fit
 from lowdyn.plots import curves
 
@@ -57,10 +57,11 @@ def _seconds(datasets: Datasets) -> dict[str, dict[float, float]]:
 
 
 def _timed(datasets: Datasets) -> dict[str, dict[float, np.ndarray]]:
-    lines: dict[str, dict[float, np.ndarray]] = {}
-    for settings, cell in each_cell(datasets[COST.name]):
-        lines.setdefault(settings["network"], {})[float(settings["size"])] = cell["step_seconds"].values
-    return lines
+    cells = {name: by_setting(datasets[COST.name], "size", network=name) for name in ("compressed", "original")}
+    return {
+        name: {float(size): cell["step_seconds"].values for size, cell in sizes.items()}
+        for name, sizes in cells.items()
+    }
 
 
 def draw(datasets: Datasets) -> Figure:

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.seeds import over_seeds
-from lowdyn.experiments.experiment import each_cell
+from lowdyn.claims.seeds import mean_and_deviation, over_seeds
+from lowdyn.experiments.experiment import by_setting
 from lowdyn.experiments.lowrank_mlp import ADVISED, DENSE, LOWRANK_MLP, RANKS, SHALLOW
 from lowdyn.plots import curves
 
@@ -50,19 +50,19 @@ def check(datasets: Datasets) -> list[Check]:
     cells = _by_variant(datasets)
     dense, ten, one = (_average(cells[variant]) for variant in (DENSE, "r = 10", "r = 1"))
     parameters, memory, seconds = (
-        float((cells["r = 10"][name] / cells["r = 10"][f"dense_{name}"]).median("seed").max())
+        (cells["r = 10"][name] / cells["r = 10"][f"dense_{name}"]).median("seed", skipna=False).max(skipna=False)
         for name in ("parameters", "peak_bytes", "seconds")
     )
     published = float(datasets[LOWRANK_MLP.name]["width"].max()) >= FULL
     time = "time of a step, r = 10 over dense, timed in turn"
     return [
-        at_most("points of accuracy that r = 10 is below dense", (dense - ten).mean(), 0.6),
-        at_least("points of accuracy that r = 1 is below r = 10", (ten - one).mean(), 1.0),
+        at_most("points of accuracy that r = 10 is below dense", (dense - ten).mean(skipna=False), 0.6),
+        at_least("points of accuracy that r = 1 is below r = 10", (ten - one).mean(skipna=False), 1.0),
         at_most("parameters of r = 10 over dense", parameters, 0.18 if published else 1.0),
         at_most("peak memory of a step, r = 10 over dense", memory, 0.40 if published else 1.0),
         # A step of a small network is all overhead, which pairs have more of.
-        at_most(time, seconds, 1 / 3.5) if published else shown(time, seconds, "≤ 0.2857 at width 2000"),
-        shown("r = 10 less dense, points", _spread(ten - dense), "-0.52"),
+        at_most(time, seconds, 1 / 3.5) if published else shown(time, float(seconds), "≤ 0.2857 at width 2000"),
+        shown("r = 10 less dense, points", mean_and_deviation(ten - dense, 2), "-0.52"),
         shown("advised ranks less r = 10, points", _advice(cells), "≥ 0 with no more parameters"),
         *(shown(variant, _row(cell), PUBLISHED_ROWS.get(variant, "—")) for variant, cell in cells.items()),
     ]
@@ -93,20 +93,12 @@ def draw(datasets: Datasets) -> Figure:
 
 
 def _by_variant(datasets: Datasets) -> dict[str, xr.Dataset]:
-    return {settings["variant"]: cell for settings, cell in each_cell(datasets[LOWRANK_MLP.name])}
+    return by_setting(datasets[LOWRANK_MLP.name], "variant")
 
 
 def _average(cell: xr.Dataset) -> xr.DataArray:
     """Return the test accuracy in percent, averaged over data sets, of each seed."""
-    return 100 * cell["test_accuracy"].mean("data")
-
-
-def _deviation(values: xr.DataArray) -> float:
-    return float(values.std(ddof=1)) if values.size > 1 else 0.0
-
-
-def _spread(values: xr.DataArray) -> str:
-    return f"{float(values.mean()):.2f}" + (f" ± {_deviation(values):.2f}" if values.size > 1 else "")
+    return 100 * cell["test_accuracy"].mean("data", skipna=False)
 
 
 def _advice(cells: dict[str, xr.Dataset]) -> str:
@@ -118,7 +110,7 @@ def _advice(cells: dict[str, xr.Dataset]) -> str:
         f"{name} {' and '.join(f'{rank:.3g}' for rank in advised['rank'].sel(data=name).mean('seed').values)}"
         for name in advised["data"].values
     )
-    text = f"{_spread(gain)} at {size:.3f} of its parameters or less ({', '.join(ranks)})"
+    text = f"{mean_and_deviation(gain, 2)} at {size:.3f} of its parameters or less ({', '.join(ranks)})"
     if size > 1:
         text += "; more, since 90 % of the energy of a warm-up of 100 steps takes more than 10 directions a layer"
     elif float(gain.mean()) < 0:
@@ -129,10 +121,12 @@ def _advice(cells: dict[str, xr.Dataset]) -> str:
 def _row(cell: xr.Dataset) -> str:
     """Say accuracy by data set, and the costs on the first."""
     first = cell.isel(data=0).median("seed")
-    accuracies = (f"{name} {_spread(100 * cell['test_accuracy'].sel(data=name))}" for name in cell["data"].values)
+    accuracies = (
+        f"{name} {mean_and_deviation(100 * cell['test_accuracy'].sel(data=name), 2)}" for name in cell["data"].values
+    )
     parameters = f"{float(first['parameters']):,.0f}".replace(",", " ")
     return (
-        f"{_spread(_average(cell))} % ({', '.join(accuracies)}); {parameters} parameters, "
+        f"{mean_and_deviation(_average(cell), 2)} % ({', '.join(accuracies)}); {parameters} parameters, "
         f"{float(first['peak_bytes']) / 2**20:.1f} MiB, {float(first['flops']) / 1e9:.3g} GFLOPs, "
         f"{float(first['seconds'] / first['dense_seconds']):.2f} of the dense step's time"
     )

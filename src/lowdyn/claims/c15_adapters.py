@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
-from lowdyn.claims.seeds import over_seeds
+from lowdyn.claims.seeds import mean_and_deviation, over_seeds
 from lowdyn.experiments.adapt_vit import ADAPT_VIT
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.plots import curves
@@ -28,10 +28,9 @@ PUBLISHED = (
 )
 DEVIATION = (
     "Paper: ViT-B/16 from a checkpoint in the data folder. Quick: a ViT of 0.14 M parameters pretrained here on "
-    "6 000 images of Fashion-MNIST and adapted to 1 000 of MNIST; without a data folder, and in smoke, from the first "
-    "five classes of digits to the last five. Of a network this small, rank 2 and the head are nearly 2 %. "
-    "LoRA stays behind by 8 to 18 points, in one seed, also with more steps (480, 1280), with rank 1 on all linear "
-    "layers, and after longer pretraining (20 000 images, 87 % there)."
+    "6 000 images of Fashion-MNIST and adapted to 1 000 of MNIST; smoke: on 700 and to 300, every method at one rate "
+    "that is given and not chosen. Without a data folder both go from the first five classes of digits to the last "
+    "five. Of a network this small, rank 2 and the head are nearly 2 %."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (ADAPT_VIT,)
@@ -53,8 +52,8 @@ def check(datasets: Datasets) -> list[Check]:
     behind = points.sel(tuning="lora") - points.sel(tuning="full")
     share = data["trainable"].sel(tuning="lora") / data["parameters"]
     checks = [
-        at_least("accuracy of LoRA less that of full fine-tuning, points", behind.mean("seed").min(), -0.5),
-        at_most("parameters that LoRA trains, of all", share.max(), 0.02),
+        at_least("accuracy of LoRA less that of full fine-tuning, points", behind.mean("seed", skipna=False), -0.5),
+        at_most("parameters that LoRA trains, of all", share, 0.02),
     ]
     for name in data["data"].values:
         for method, title in NAMES.items():
@@ -66,11 +65,9 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def _row(cell: xr.Dataset) -> str:
-    points = 100 * cell["accuracy"].values
-    spread = f" ± {points.std(ddof=1):.2f}" if len(points) > 1 else ""
     trained, rate = (float(cell[variable].mean()) for variable in ("trainable", "rate"))
     count = f"{trained:,.0f}".replace(",", " ")
-    return f"{points.mean():.2f}{spread} %, {count} parameters, rate {rate:g}"
+    return f"{mean_and_deviation(100 * cell['accuracy'], 2)} %, {count} parameters, rate {rate:g}"
 
 
 def draw(datasets: Datasets) -> Figure:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import decay, over_layers, settings_text
+from lowdyn.claims.claim import Check, Datasets, numbers_text, shown
+from lowdyn.claims.layerwise import ACTIVATIONS, check_decay, draw_decay
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.orthonormal import DEPTHS
-from lowdyn.plots import Series, layer_curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -29,31 +28,21 @@ SCALE_NOTE = (
 )
 EXPERIMENTS = (DEPTHS,)
 LIMITS = {"linear": 0.999, "relu": 0.95}
-NAMES = {"linear": "linear", "relu": "ReLU"}
 
 
 def check(datasets: Datasets) -> list[Check]:
     """Judge R² of the line through log D_l over l = 0 … L − 1, in the worst seed of each network."""
-    checks = []
+    checks: list[Check] = []
     for settings, cell in each_cell(datasets[DEPTHS.name]):
         activation, depth = settings["activation"], settings["depth"]
-        ratios, r_squared = decay(cell)
-        checks.append(at_least(f"R² of log D_l, {NAMES[activation]}, L = {depth}", r_squared.min(), LIMITS[activation]))
-        largest = float(ratios.max())
-        checks.append(
-            Check(f"D_{{l+1}}/D_l, {NAMES[activation]}, L = {depth}, largest", largest, "< 1", None, largest < 1)
-        )
+        checks += check_decay(cell, f"{ACTIVATIONS[activation]}, L = {depth}", LIMITS[activation])
         if (activation, depth) == ("linear", 8):
             mean = cell["within_between_ratio"].mean("seed").values
             published = PUBLISHED.removeprefix("Linear, L = 8: D_l = ").rstrip(".")
-            checks.append(shown("D_l, linear, L = 8, l = 0 … 7", settings_text(mean), published))
+            checks.append(shown("D_l, linear, L = 8, l = 0 … 7", numbers_text(mean), published))
     return checks
 
 
 def draw(datasets: Datasets) -> Figure:
     """Draw D_l against the layer, linear and ReLU side by side, mean and range over seeds."""
-    panels: dict[str, list[Series]] = {}
-    for settings, cell in each_cell(datasets[DEPTHS.name]):
-        series = over_layers(cell, "within_between_ratio", f"L = {settings['depth']}")
-        panels.setdefault(NAMES[settings["activation"]], []).append(series)
-    return layer_curves(panels, y_label="Dₗ", title="Within-class over between-class scatter")
+    return draw_decay(datasets[DEPTHS.name], "L = {depth}", "Within-class over between-class scatter")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import over_layers, settings_text
-from lowdyn.experiments.experiment import each_cell
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import over_layers
+from lowdyn.experiments.experiment import by_setting, each_cell
 from lowdyn.experiments.near_orthonormal import NEAR_ORTHONORMAL
 from lowdyn.observe.depth import line_fit
 from lowdyn.plots import Series, layer_curves
@@ -38,7 +38,7 @@ MEASURES = {"class_discrimination": "discrimination", "class_separation": "S_l"}
 def check(datasets: Datasets) -> list[Check]:
     """Judge the rise in every seed and the median R²; show what orthonormal inputs do."""
     checks = []
-    cells = {settings["inputs"]: cell for settings, cell in each_cell(datasets[NEAR_ORTHONORMAL.name])}
+    cells = by_setting(datasets[NEAR_ORTHONORMAL.name], "inputs")
     hidden = cells["gaussian"].sel(layer=slice(1, None))
     for variable, name in MEASURES.items():
         values = hidden[variable]
@@ -48,7 +48,7 @@ def check(datasets: Datasets) -> list[Check]:
         checks += [
             at_least(f"share of {seeds} seeds in which {name} rises at every layer from 1 on", rising.mean(), 1.0),
             at_least(f"median R² of a line through {name}", float(np.median(fits)), 0.95),
-            shown(f"{name}, mean over seeds, l = 1 … 5", settings_text(values.mean("seed").values), _published(name)),
+            shown(f"{name}, mean over seeds, l = 1 … 5", numbers_text(values.mean("seed").values), _published(name)),
         ]
     first = hidden["class_discrimination"].sel(layer=1)
     obtuse = (

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowdyn.claims.claim import Check, Datasets, at_most, shown
-from lowdyn.claims.layerwise import decay, over_layers
+from lowdyn.claims.layerwise import ACTIVATIONS, decay, draw_decay
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.orthonormal import STARTS
-from lowdyn.plots import Series, layer_curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -27,7 +26,6 @@ DEVIATION = (
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (STARTS,)
-NAMES = {"linear": "linear", "relu": "ReLU"}
 LAST = {"orthogonal": 8.5e-5, "normal": 3.1e-5, "uniform": 3.1e-5}
 
 
@@ -36,13 +34,13 @@ def check(datasets: Datasets) -> list[Check]:
     rates: dict[str, dict[str, float]] = {}
     checks: list[Check] = []
     for settings, cell in each_cell(datasets[STARTS.name]):
-        activation, start = settings["activation"], settings["start"]
+        activation, start = ACTIVATIONS[settings["activation"]], settings["start"]
         rates.setdefault(activation, {})[start] = float(decay(cell)[0].mean())
         if activation == "linear":
             last = float(np.exp(np.log(cell["within_between_ratio"].isel(layer=-1)).mean()))
             checks.append(shown(f"last D_l, linear, {start} (geometric mean over seeds)", last, LAST[start]))
     for activation, by_start in rates.items():
-        apart = max(by_start.values()) / min(by_start.values()) - 1
+        apart = np.max(list(by_start.values())) / np.min(list(by_start.values())) - 1
         checks.append(at_most(f"spread of the per-layer ratio over starts, {activation}", apart, 0.2))
         ratios = ", ".join(f"{start} {ratio:.3f}" for start, ratio in by_start.items())
         checks.append(shown(f"per-layer ratios, {activation}", ratios, "—"))
@@ -51,8 +49,4 @@ def check(datasets: Datasets) -> list[Check]:
 
 def draw(datasets: Datasets) -> Figure:
     """Draw D_l against the layer for each start."""
-    panels: dict[str, list[Series]] = {}
-    for settings, cell in each_cell(datasets[STARTS.name]):
-        series = over_layers(cell, "within_between_ratio", settings["start"])
-        panels.setdefault(NAMES[settings["activation"]], []).append(series)
-    return layer_curves(panels, y_label="Dₗ", title="Compression from different starts")
+    return draw_decay(datasets[STARTS.name], "{start}", "Compression from different starts")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import xarray as xr
-
-from lowdyn.claims.claim import Check, Datasets, at_least, shown
-from lowdyn.claims.layerwise import rank_correlation, settings_text
+from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
+from lowdyn.claims.layerwise import rank_correlation
+from lowdyn.claims.seeds import at_end, over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.heads import HEADS
-from lowdyn.plots import Series, layer_curves
+from lowdyn.plots import layer_curves
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,38 +39,26 @@ EXPERIMENTS = (HEADS,)
 
 def check(datasets: Datasets) -> list[Check]:
     """Judge both rank correlations with the number of further layers, of the means over seeds."""
-    extra, means = _means(datasets)
-    ratio, accuracy = means["within_between_ratio"], means["probe_accuracy"]
+    data = datasets[HEADS.name]
+    extra = data["extra"].values
+    names = ("within_between_ratio", "transferred_ratio", "probe_accuracy")
+    ratio, transferred, probed = (data[name].mean("seed", skipna=False).values for name in names)
+    accuracy = [at_end(cell, "accuracy") for _, cell in each_cell(data)]
     return [
         at_least("Spearman correlation of further layers and D of the features", rank_correlation(extra, ratio), 0.8),
-        at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, accuracy), 0.8),
-        shown("D on the classes learnt, 0 … 3 further layers", settings_text(ratio), "rises"),
-        shown("D on the new classes", settings_text(means["transferred_ratio"]), "rises"),
-        shown("probe accuracy on the new classes", settings_text(accuracy), "rises"),
-        shown("accuracy on the classes learnt, at the end", settings_text(means["accuracy"]), "—"),
+        at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, probed), 0.8),
+        shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
+        shown("D on the new classes", numbers_text(transferred), "rises"),
+        shown("probe accuracy on the new classes", numbers_text(probed), "rises"),
+        shown("accuracy on the classes learnt, at the end", numbers_text(accuracy), "—"),
     ]
-
-
-def _means(datasets: Datasets) -> tuple[list[int], dict[str, np.ndarray]]:
-    cells = list(each_cell(datasets[HEADS.name]))
-    rows = [{name: float(_last(cell[name]).mean()) for name in cell} for _, cell in cells]
-    means = {str(name): np.array([row[name] for row in rows]) for name in rows[0]}
-    return [int(settings["extra"]) for settings, _ in cells], means
-
-
-def _last(values: xr.DataArray) -> xr.DataArray:
-    return values.isel(step=-1) if "step" in values.dims else values
 
 
 def draw(datasets: Datasets) -> Figure:
     """Draw D and probe accuracy against the number of further layers, mean and range over seeds."""
-    panels: dict[str, list[Series]] = {}
-    for title, variable in {
-        "D on the classes learnt": "within_between_ratio",
-        "probe accuracy": "probe_accuracy",
-    }.items():
-        values = [(settings["extra"], cell[variable]) for settings, cell in each_cell(datasets[HEADS.name])]
-        x, y = [extra for extra, _ in values], [float(one.mean()) for _, one in values]
-        low, high = ([float(getattr(one, edge)()) for _, one in values] for edge in ("min", "max"))
-        panels[title] = [Series("backbone features", x, y, low, high)]
+    data = datasets[HEADS.name]
+    titles = {"D on the classes learnt": "within_between_ratio", "probe accuracy": "probe_accuracy"}
+    panels = {
+        title: [over_seeds("backbone features", data["extra"], data[variable])] for title, variable in titles.items()
+    }
     return layer_curves(panels, log_y=False, x_label="further layers", title="What a projection head leaves behind")

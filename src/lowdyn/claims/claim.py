@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -92,35 +92,72 @@ def all_claims() -> dict[str, Claim]:
     return {module.ID: module for module in modules}
 
 
-def at_most(text: str, measured: Any, limit: float) -> Check:
-    """Check that ``measured`` does not exceed ``limit``; NaN fails.
+def at_most(text: str, measured: Any, limit: float, *, tolerance: float | None = None) -> Check:
+    """Check that ``measured`` does not exceed ``limit`` by more than ``tolerance``.
 
-    >>> at_most("correlation", -0.99, -0.9).holds
-    True
+    ``measured``: a number, an array, or a list of arrays of any shapes, judged by its worst value, here the largest;
+    where one value is NaN the worst is, and fails.
+
+    >>> at_most("correlation", [-0.99, -0.97], -0.9).measured
+    -0.97
+    >>> at_most("correlation", [-0.99, float("nan")], -0.9).holds
+    False
     """
-    measured = float(measured)
-    return Check(text, measured, f"≤ {limit:g}", None, measured <= limit)
+    worst = float(_values(measured).max())
+    return Check(text, worst, f"≤ {limit:g}", tolerance, worst <= limit + (tolerance or 0.0))
 
 
 def at_least(text: str, measured: Any, limit: float) -> Check:
-    """Check that ``measured`` reaches ``limit``; NaN fails."""
-    measured = float(measured)
-    return Check(text, measured, f"≥ {limit:g}", None, measured >= limit)
+    """Check that ``measured``, one or several as in :func:`at_most`, reaches ``limit``; NaN fails."""
+    worst = float(_values(measured).min())
+    return Check(text, worst, f"≥ {limit:g}", None, worst >= limit)
+
+
+def below(text: str, measured: Any, limit: float) -> Check:
+    """Check that ``measured``, one or several as in :func:`at_most`, is less than ``limit``; NaN fails.
+
+    >>> below("D_{l+1}/D_l", [0.5, 1.0], 1.0).sentence()
+    'D_{l+1}/D_l: 1, expected < 1'
+    """
+    worst = float(_values(measured).max())
+    return Check(text, worst, f"< {limit:.4g}", None, worst < limit)
+
+
+def above(text: str, measured: Any, limit: float) -> Check:
+    """Check that ``measured``, one or several as in :func:`at_most`, is more than ``limit``; NaN fails."""
+    worst = float(_values(measured).min())
+    return Check(text, worst, f"> {limit:.4g}", None, worst > limit)
 
 
 def near(text: str, measured: Any, expected: float, tolerance: float) -> Check:
-    """Check that ``measured`` is within ``tolerance`` of ``expected``; NaN fails.
+    """Check that ``measured``, one or several as in :func:`at_most`, is within ``tolerance`` of ``expected``.
 
-    >>> near("largest residual", 2e-14, 0.0, 1e-10).holds
-    True
+    >>> near("exponent", np.array([1.99, 2.04]), 2.0, 0.05).measured
+    2.04
     """
-    measured = float(measured)
-    return Check(text, measured, float(expected), tolerance, abs(measured - expected) <= tolerance)
+    values = _values(measured)
+    worst = float(values[np.argmax(abs(values - expected))])  # the first NaN, if there is one
+    return Check(text, worst, float(expected), tolerance, abs(worst - expected) <= tolerance)
+
+
+def _values(measured: Any) -> np.ndarray:
+    """Return all values in one row: numpy's largest and smallest are NaN where one is, unlike xarray's or Python's."""
+    parts = measured if isinstance(measured, list) else [measured]
+    return np.concatenate([np.asarray(part, dtype=float).ravel() for part in parts])
 
 
 def shown(text: str, measured: float | str, published: float | str) -> Check:
     """Show a number beside the published one without judging it."""
     return Check(text, measured if isinstance(measured, str) else float(measured), published, None, None)
+
+
+def numbers_text(values: Iterable[float]) -> str:
+    """Write numbers for a table: four digits, separated by commas.
+
+    >>> numbers_text([0.13712, 0.0351])
+    '0.1371, 0.0351'
+    """
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def verdict(checks: Sequence[Check]) -> bool:

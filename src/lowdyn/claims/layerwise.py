@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from lowdyn.claims.claim import Check, at_least, at_most, below
 from lowdyn.claims.seeds import over_seeds
+from lowdyn.experiments.experiment import each_cell
 from lowdyn.observe.depth import geometric_rate
-from lowdyn.plots import Series
+from lowdyn.plots import Series, layer_curves
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ACTIVATIONS = {"linear": "linear", "relu": "ReLU"}
 
 
 def decay(cell: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -19,6 +25,36 @@ def decay(cell: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     fits = [geometric_rate(cell["within_between_ratio"].sel(seed=seed), cell["layer"]) for seed in cell["seed"]]
     rates, r_squared = np.array(fits).T
     return rates, r_squared
+
+
+def check_decay(cell: xr.Dataset, name: str, limit: float) -> list[Check]:
+    """Judge, in the worst seed, that D_l falls and R² of its geometric law."""
+    rates, r_squared = decay(cell)
+    return [
+        at_least(f"R² of log D_l, {name}", r_squared, limit),
+        below(f"D_{{l+1}}/D_l, {name}, largest", rates, 1.0),
+    ]
+
+
+def draw_decay(data: xr.Dataset, label: str, title: str) -> Figure:
+    """Draw D_l against the layer, a panel for each activation, a line for each cell: ``label`` with its settings."""
+    panels: dict[str, list[Series]] = {}
+    for settings, cell in each_cell(data):
+        series = over_layers(cell, "within_between_ratio", label.format_map(settings))
+        panels.setdefault(ACTIVATIONS[settings["activation"]], []).append(series)
+    return layer_curves(panels, y_label="Dₗ", title=title)
+
+
+def check_progressive(data: xr.Dataset, layers: str = "") -> list[Check]:
+    """Judge, in the worst seed, that D_l falls and discrimination rises from layer to layer; ``layers`` says which."""
+    compression, separation = (
+        [rank_correlation(data["layer"], data[name].sel(seed=seed)) for seed in data["seed"]]
+        for name in ("within_between_ratio", "class_discrimination")
+    )
+    return [
+        at_most(f"Spearman correlation of layer and D_l{layers}", compression, -0.9),
+        at_least(f"Spearman correlation of layer and discrimination{layers}", separation, 0.8),
+    ]
 
 
 def rank_correlation(depth: Any, values: Any) -> float:
@@ -38,12 +74,3 @@ def rank_correlation(depth: Any, values: Any) -> float:
 def over_layers(cell: xr.Dataset, variable: str, name: str, **style: Any) -> Series:
     """Return mean and range over seeds of ``variable`` against the layer, to draw."""
     return over_seeds(name, cell["layer"], cell[variable], **style)
-
-
-def settings_text(values: Iterable[float]) -> str:
-    """Write numbers for a table: four digits, separated by commas.
-
-    >>> settings_text([0.13712, 0.0351])
-    '0.1371, 0.0351'
-    """
-    return ", ".join(f"{value:.4g}" for value in values)

@@ -1,4 +1,4 @@
-"""What several seeds become in a picture: a line through their mean, a band or bars from the least to the largest."""
+"""What several seeds become: in a picture a line through their mean, a band or bars from least to largest; in words."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def held(run: xr.Dataset, variable: str) -> xr.DataArray:
     place = np.where(np.isfinite(values), np.arange(values.sizes["step"]), 0)
     last = xr.DataArray(np.maximum.accumulate(place, axis=1), dims=("seed", "step"))
     return values.isel(step=last).drop_vars("step")
+
+
+def at_end(run: xr.Dataset, variable: str) -> float:
+    """Return a variable at the last step, mean over seeds; NaN where that of a seed is not known.
+
+    >>> at_end(xr.Dataset({"accuracy": (("seed", "step"), [[0.1, 0.5], [0.1, 1.0]])}), "accuracy")
+    0.75
+    """
+    return float(run[variable].isel(step=-1).mean(skipna=False))
+
+
+def mean_and_deviation(values: ArrayLike, digits: int) -> str:
+    """Write mean and standard deviation over seeds, of one seed the value.
+
+    >>> mean_and_deviation([0.5, 0.75], 3)
+    '0.625 ± 0.177'
+    """
+    seeds = np.asarray(values, dtype=float)
+    deviation = f" ± {seeds.std(ddof=1):.{digits}f}" if seeds.size > 1 else ""
+    return f"{seeds.mean():.{digits}f}{deviation}"
 
 
 def first_of(title: str, data: xr.Dataset) -> str:

@@ -83,3 +83,22 @@ def each_cell(data: xr.Dataset) -> Iterator[tuple[dict[str, Any], xr.Dataset]]:
         for dim in set(cell.dims) - {"seed"}:
             cell = cell.dropna(dim, how="all", subset=[name for name, v in cell.data_vars.items() if dim in v.dims])
         yield settings, cell
+
+
+def by_setting(data: xr.Dataset, name: str, **others: Any) -> dict[Any, xr.Dataset]:
+    """Return the cells, as :func:`each_cell` gives them, by one setting, of those with these values of ``others``.
+
+    ValueError where two cells have the same: by one setting alone they are not told apart.
+
+    >>> plan = [({"depth": depth, "width": width}, [xr.Dataset({"loss": 0.1 * width})]) for depth, width in
+    ...         [(2, 5), (3, 5), (3, 10)]]
+    >>> {width: float(cell["loss"].mean()) for width, cell in by_setting(combine(plan, [0]), "width", depth=3).items()}
+    {5: 0.5, 10: 1.0}
+    """
+    found: dict[Any, xr.Dataset] = {}
+    for settings, cell in each_cell(data):
+        if all(settings[other] == value for other, value in others.items()):
+            if settings[name] in found:
+                raise ValueError(f"two cells have {name} = {settings[name]}, pass the settings that they differ in")
+            found[settings[name]] = cell
+    return found
