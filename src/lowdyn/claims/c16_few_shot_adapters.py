@@ -27,7 +27,7 @@ SOURCE = "Lecture, 'Deep LoRA'; Yaras et al. 2024, arXiv 2406.04112"
 PUBLISHED = "BERT on STS-B: gains with 16 to 1024 samples, lower ranks, flat over ranks 8 to 64 (figures)."
 DEVIATION = (
     "MiniLM of 22 M parameters with its last two layers drawn anew, cosine head, 150 steps; each method at the best "
-    "of three rates. AdamW's eps is 1e-6, as published, for the paper's LoRA only: the start is near a saddle, where "
+    "of three rates of its own. AdamW's eps is 1e-6, as published, for the paper's LoRA only: the start is near a saddle, where "
     "the gradients of Deep LoRA's cores are ε² = 1e-6 times those of ΔW, and a step of Adam is rate · g / (|g| + eps); "
     "with eps far above |g| it does not leave its start in 150 steps. The judge is the better of two LoRAs: PEFT's, "
     "and the paper's (A ~ N(0, 1), no scaling). Quick: 16 and 64 samples at rank 8, 3 seeds. Paper: also 256 samples "
