@@ -1,6 +1,7 @@
 """The tables that ``benchmarks/run`` makes of records: on the terminal, in docs/benchmarks.md and in README.md.
 
-A record is what ``timing.report`` writes: script, name, short, yardstick, ratio, limit, kept.
+A record is what ``timing.report`` writes, script, name, short, yardstick, ratio, limit and kept, with the machine and
+the date of the run that ``benchmarks/run`` adds.
 """
 
 from __future__ import annotations
@@ -13,32 +14,45 @@ BEGIN = "<!-- benchmarks: made by benchmarks/run --readme -->"
 END = "<!-- end of benchmarks -->"
 
 
-def as_text(records: Sequence[Record], machine: str) -> str:
+def as_text(records: Sequence[Record]) -> str:
     """Return a table for the terminal."""
     rows = [("script", "what", "yardstick", "ratio", "limit", "")]
     rows += [(*_row(record), "" if record["kept"] else "NOT KEPT") for record in records]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", machine, ""])
+    return "\n".join([*lines, "", machines(records), ""])
 
 
-def as_page(records: Sequence[Record], machine: str, command: str, date: str, failed: Sequence[str] = ()) -> str:
+def as_page(records: Sequence[Record]) -> str:
     """Return docs/benchmarks.md."""
     rows = [(*_row(record), "yes" if record["kept"] else "**no**") for record in records]
     lines = [
         "# Benchmarks",
         "",
-        f"Made by `{command}` on {date}, not by hand. {machine}.",
+        f"Made by `benchmarks/run`, not by hand, on {machines(records)}.",
         "",
         "The ratio is time, or what else the name says, over the yardstick's, both measured in the same run.",
         "",
         *table_lines(("script", "what", "yardstick", "ratio", "at most", "kept"), rows),
     ]
-    lines += [f"\n`{name}` ended with an error or gave no result." for name in failed]
     return "\n".join([*lines, ""])
 
 
-def for_readme(records: Sequence[Record], machine: str) -> str:
+def machines(records: Sequence[Record]) -> str:
+    """Return the machines of records and when they were measured there.
+
+    >>> run = {"machine": "a processor, 2 cores"}
+    >>> machines([run | {"date": "2026-01-02"}, run | {"date": "2026-01-01"}])
+    'a processor, 2 cores (2026-01-01 to 2026-01-02)'
+    """
+    days: dict[str, set[str]] = {}
+    for record in records:
+        days.setdefault(record["machine"], set()).add(record["date"])
+    spans = {name: " to ".join(sorted({min(found), max(found)})) for name, found in days.items()}
+    return "; ".join(f"{name} ({span})" for name, span in spans.items())
+
+
+def for_readme(records: Sequence[Record]) -> str:
     """Return README's table, below where it was made: the lines that their script names shortly, or all of it."""
     naming = {record["script"] for record in records if record["short"]}
     chosen = [record for record in records if record["short"] or record["script"] not in naming]
@@ -46,7 +60,7 @@ def for_readme(records: Sequence[Record], machine: str) -> str:
         (f"`{record['script']}`: {record['short'] or record['name']}", record["yardstick"], ratio_text(record["ratio"]))
         for record in chosen
     ]
-    head = f"Ratios are of times where no other is named. {machine}."
+    head = f"Ratios are of times where nothing else is named; measured on {machines(records)}."
     return "\n".join([head, "", *table_lines(("what", "yardstick", "ratio"), rows)])
 
 

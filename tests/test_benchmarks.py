@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from lowdyn.report.results import Result
+
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = [
-    path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in ("timing", "tables", "claims_table")
-]
+OTHERS = ("timing", "tables", "claims_table")
+SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in OTHERS]
 JUDGED = [path for path in SCRIPTS if path.stem != "rounding"]  # which only says how far stored runs are off
 
 
@@ -29,28 +30,31 @@ def tables():
     return loaded("tables")
 
 
+@pytest.fixture
+def claims_table(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as for a script there, which imports the one beside it
+    return loaded("claims_table")
+
+
 def record(**values):
     given = {"script": "a.py", "name": "step", "short": None, "yardstick": "a | b", "ratio": 0.25, "limit": 0.5}
+    given |= {"machine": "A processor, 2 cores", "date": "2026-01-02"}
     return {**given, "kept": values.get("ratio", 0.25) <= 0.5, **values}
 
 
 def test_the_page_says_what_was_measured_where_and_what_was_not_kept(tables):
-    page = tables.as_page(
-        [record(), record(name="pass", ratio=0.75)], "A processor", "benchmarks/run", "2026-01-02", ["c"]
-    )
-    assert "`benchmarks/run` on 2026-01-02" in page
-    assert "A processor" in page
+    page = tables.as_page([record(), record(name="pass", ratio=0.75, date="2026-01-01")])
+    assert "`benchmarks/run`, not by hand, on A processor, 2 cores (2026-01-01 to 2026-01-02)." in page
     assert "| a.py | step | a \\| b | 1/4.0 | 0.5 | yes |" in page
     assert "| a.py | pass | a \\| b | 0.75 | 0.5 | **no** |" in page
-    assert "`c` ended with an error" in page
-    text = tables.as_text([record(), record(name="pass", ratio=0.75)], "A processor")
+    text = tables.as_text([record(), record(name="pass", ratio=0.75)])
     assert [line.endswith("NOT KEPT") for line in text.splitlines()[:3]] == [False, False, True]
 
 
 def test_readme_takes_the_lines_that_are_named_shortly_or_all_of_a_script(tables):
     records = [record(short="a step"), record(name="other"), record(script="b.py", name="one"), record(script="b.py")]
-    where, _, *lines = tables.for_readme(records, "A processor, 2 cores").splitlines()
-    assert where == "Ratios are of times where no other is named. A processor, 2 cores."
+    where, _, *lines = tables.for_readme(records).splitlines()
+    assert where.endswith("; measured on A processor, 2 cores (2026-01-02).")
     rows = lines[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| `a.py`: a step", "| `b.py`: one", "| `b.py`: step"]
 
@@ -82,7 +86,12 @@ def test_a_report_goes_to_the_file_of_records(tmp_path, monkeypatch, capsys):
     assert report("step", "a | b", 0.25, 0.5)
     assert not report("pass", "a | b", 0.75, 0.5, "a pass")
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert found == [record(), record(name="pass", ratio=0.75, short="a pass")]
+    where = record().keys() - found[0].keys()
+    assert where == {"machine", "date"}  # which benchmarks/run adds
+    assert [one | {name: record()[name] for name in where} for one in found] == [
+        record(),
+        record(name="pass", ratio=0.75, short="a pass"),
+    ]
     assert capsys.readouterr().out.startswith("ok   step: 0.25 x a | b (at most 0.5)\nFAIL")
 
 
@@ -95,3 +104,23 @@ def test_every_benchmark_names_its_yardstick_and_limit(path):
         assert len(call.args) >= 4, f"{path.name}:{call.lineno}"
         assert not (isinstance(call.args[1], ast.Constant) and call.args[1].value in ("", "none"))
     assert any(len(call.args) > 4 for call in reports), f"{path.name} names no line for README"
+
+
+def test_the_table_of_claims_in_the_readme_is_that_of_the_kept_results(claims_table):
+    kept = {
+        folder: claims_table.read_results(ROOT / "docs" / "results" / folder / "results.json")
+        for folder in claims_table.COLUMNS.values()
+    }
+    assert claims_table.as_table(kept) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_claim_that_does_not_hold_says_why_in_the_table(claims_table):
+    results = [
+        Result("C10", "it falls", "quick", False, (), title="Falling", reason="rate: 0.9, expected ≤ 0.5"),
+        Result("C2", "it rises", "quick", True, (), title="Rising"),
+    ]
+    lines = claims_table.as_table({"quick": results, "quick-digits": [], "paper": results[:1]}).splitlines()
+    assert lines[2:] == [
+        "| C2 Rising | holds |  |  |",
+        "| C10 Falling | **no**: rate: 0.9, expected ≤ 0.5 |  | **no**: rate: 0.9, expected ≤ 0.5 |",
+    ]
