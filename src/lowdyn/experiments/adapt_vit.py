@@ -3,13 +3,13 @@
 The lecture adapts ViT-B/16, pretrained on ImageNet-21k, to CIFAR-10 and CIFAR-100. That is the paper scale, from a
 checkpoint in the data folder. Otherwise a small ViT is pretrained here: on Fashion-MNIST for MNIST, or, where there is
 no data folder, on the first five of scikit-learn's digits for the last five. Adapters go on queries and values, and
-the head is trained in full. Every method gets the best of the same rates on training images that are set aside.
+the head is trained in full. Every method gets the best of three rates on training images that are set aside.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,9 +30,9 @@ from lowdyn.training import Minibatches, train
 
 WIDTH, DEPTH, BATCH = 64, 4, 64
 METHODS = ("full", "lora", "adalora", "deep_lora")
-# Of the small network; full fine-tuning wants a lower rate than adapters.
-RATES: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-CHECKPOINT_RATES: tuple[float, ...] = (1e-4, 1e-3, 5e-3)
+# Of the small network, around the best of each: full fine-tuning wants a lower rate than adapters.
+RATES = {"full": (1e-3, 3e-3, 1e-2)} | dict.fromkeys(METHODS[1:], (1e-2, 3e-2, 1e-1))
+CHECKPOINT_RATES = dict.fromkeys(METHODS, (1e-4, 1e-3, 5e-3))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Base:
     build: Callable[[int, torch.Generator], nn.Module]
     source: ImageSet | PretrainedViT  # what it was pretrained on, or the file of its weights
     statistics: tuple[Any, Any]  # mean and deviation by which its images are shifted and scaled
-    rates: tuple[float, ...]
+    rates: Mapping[str, tuple[float, ...]]  # of every method
     reached: float  # its accuracy on what it was pretrained on
 
 
@@ -80,11 +80,12 @@ def run(
     ``parameters``, the network's number; ``pretraining_accuracy`` is what it reached before, NaN of a file.
     """
     base, pairs = _parts(data, pretrained, pretraining_steps, generator)
+    rates = base.rates if lr is None else dict.fromkeys(METHODS, (lr,))
     rows = []
     for target, test in pairs:
         own = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
         images = target.take(min(adapted, len(target))), test.take(min(tested, len(test)))
-        rows.append(_adapted_to(base, *images, rank, steps, base.rates if lr is None else (lr,), own))
+        rows.append(_adapted_to(base, *images, rank, steps, rates, own))
     names = [target.name for target, _ in pairs]
     joined = xr.concat(rows, dim="data").assign_coords(data=names).assign(pretraining_accuracy=base.reached)
     used = (target.take(min(adapted, len(target))) for target, _ in pairs)
@@ -97,7 +98,7 @@ def _adapted_to(
     test: ImageSet,
     rank: int,
     steps: int,
-    rates: tuple[float, ...],
+    rates: Mapping[str, tuple[float, ...]],
     generator: torch.Generator,
 ) -> xr.Dataset:
     """Return what every method reaches on ``test`` after ``steps`` on four fifths of ``target``."""
@@ -109,7 +110,7 @@ def _adapted_to(
     seed, rows = int(torch.randint(2**31, (), generator=generator)), []
     for method in METHODS:
         trials = []
-        for rate in rates:
+        for rate in rates[method]:
             own = torch.Generator().manual_seed(seed)  # the same order and start for every method and rate
             batches = Minibatches(inputs[learn], labels[learn], BATCH, own)
             epochs = -(-steps // len(batches))
