@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lowdyn.claims.claim import Check, Datasets, at_least, numbers_text, shown
 from lowdyn.claims.layerwise import rank_correlation
-from lowdyn.claims.seeds import at_end, over_seeds
+from lowdyn.claims.seeds import at_end, mean_and_deviation, over_seeds
 from lowdyn.experiments.experiment import each_cell
 from lowdyn.experiments.heads import HEADS
 from lowdyn.plots import layer_curves
@@ -44,12 +44,13 @@ def check(datasets: Datasets) -> list[Check]:
     names = ("within_between_ratio", "transferred_ratio", "probe_accuracy")
     ratio, transferred, probed = (data[name].mean("seed", skipna=False).values for name in names)
     accuracy = [at_end(cell, "accuracy") for _, cell in each_cell(data)]
+    seeds = [mean_and_deviation(100 * cell, 2) for cell in data["probe_accuracy"]]
     return [
         at_least("Spearman correlation of further layers and D of the features", rank_correlation(extra, ratio), 0.8),
         at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, probed), 0.8),
         shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
         shown("D on the new classes", numbers_text(transferred), "rises"),
-        shown("probe accuracy on the new classes", numbers_text(probed), "rises"),
+        shown("probe accuracy on the new classes, %", ", ".join(seeds), "60 → 67 over 1 … 5 layers"),
         shown("accuracy on the classes learnt, at the end", numbers_text(accuracy), "—"),
     ]
 
