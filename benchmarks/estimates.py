@@ -66,7 +66,7 @@ SHORT = {
     # Runs end at an error of 1e-7, not at their last step.
     "completion-estimates": Short(
         {"steps": 100},
-        {"steps": 400},
+        {"steps": 2000},
         full=lambda cell: {"steps": 20_500 if cell["network"] == "compressed" else 62_000},
         note="for 20 500 steps of compressed networks, as measured at r̂ = 5, and the published 62 000 of narrow ones",
     ),
@@ -101,8 +101,8 @@ def full_lengths(sweep: Sweep, cell: Settings, short: Short, settings: Settings)
     return full
 
 
-def time_cell(sweep: Sweep, cell: Settings, short: Short) -> float:
-    """Return the seconds of one run of ``cell``, estimated."""
+def time_cell(sweep: Sweep, cell: Settings, short: Short, *, warm: bool) -> float:
+    """Return the seconds of one run of ``cell``, estimated; ``warm`` after another cell of the experiment."""
     settings = {**cell, **short.settings, **({"samples": 32} if cell.get("model") == "ViT" else {})}
     run = sweep.runs[0][0]
 
@@ -110,7 +110,8 @@ def time_cell(sweep: Sweep, cell: Settings, short: Short) -> float:
         return float(replace(run, settings={**settings, **lengths}).make(sweep.sets).attrs["seconds"])
 
     begin = {name: settings[name] for name in short.longer}
-    seconds(dict.fromkeys(begin, 1))  # the first run loads, compiles and keeps what the others need no more
+    if not warm:
+        seconds(dict.fromkeys(begin, 1))  # loads, compiles and keeps what later runs need no more
     return estimated(seconds, begin, short.longer, full_lengths(sweep, cell, short, settings))
 
 
@@ -129,8 +130,8 @@ def time_experiment(experiment: Experiment, run: Reproduction) -> tuple[float, s
     if sweep.name == "fewshot-sts":  # rates are chosen once, each method by three runs at rank 8
         runs[json.dumps(short.like(sweep.cells[0]))] += 3
     total = 0.0
-    for text, count in runs.items():
-        one = time_cell(sweep, json.loads(text), short)
+    for number, (text, count) in enumerate(runs.items()):
+        one = time_cell(sweep, json.loads(text), short, warm=number > 0)
         print(f"  {sweep.name} {text}: {count} runs of {one:.1f} s", flush=True)
         total += count * one
     lengths = [
