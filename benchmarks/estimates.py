@@ -74,12 +74,17 @@ SHORT = {
 
 
 def estimated(seconds: Callable[[Settings], float], short: Settings, longer: Settings, full: Settings) -> float:
-    """Return the seconds of a run of ``full`` length from runs of ``short`` length, each length made longer in turn."""
+    """Return the seconds of a run of ``full`` length from runs of ``short`` length, each length made longer in turn.
+
+    RuntimeError when a longer run took no longer, as happens when other programs leave the machine meanwhile.
+    """
     first = seconds(short)
-    rates = {
-        name: max(0.0, seconds({**short, name: value}) - first) / (value - short[name])
-        for name, value in longer.items()
-    }
+    rates = {name: (seconds({**short, name: value}) - first) / (value - short[name]) for name, value in longer.items()}
+    for name, rate in rates.items():
+        if rate <= 0:
+            raise RuntimeError(
+                f"{name} {longer[name]} took no longer than {short[name]}: the machine was busy, run again"
+            )
     return first + sum(rate * (full[name] - short[name]) for name, rate in rates.items())
 
 

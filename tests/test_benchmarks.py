@@ -136,6 +136,11 @@ def test_a_whole_run_is_estimated_from_short_ones():
     assert loaded("estimates").estimated(seconds, short, longer, full) == pytest.approx(seconds(full))
 
 
+def test_a_longer_run_that_took_no_longer_is_refused():
+    with pytest.raises(RuntimeError, match="epochs 3 took no longer than 1"):
+        loaded("estimates").estimated(lambda settings: 5.0, {"epochs": 1}, {"epochs": 3}, {"epochs": 400})
+
+
 def test_shortened_runs_are_of_paper_scale_and_shorter():
     estimates = loaded("estimates")
     experiments = {one.name: one for claim in estimates.all_claims().values() for one in claim.EXPERIMENTS}
