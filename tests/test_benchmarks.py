@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from lowdyn.data import load_set
 from lowdyn.report.results import Result
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("timing", "tables", "claims_table")
+OTHERS = ("timing", "tables", "claims_table", "estimates")
 SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in OTHERS]
 JUDGED = [path for path in SCRIPTS if path.stem != "rounding"]  # which only says how far stored runs are off
 
 
 def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -124,3 +125,42 @@ def test_a_claim_that_does_not_hold_says_why_in_the_table(claims_table):
         "| C2 Rising | holds |  |  |",
         "| C10 Falling | **no**: rate: 0.9, expected ≤ 0.5 |  | **no**: rate: 0.9, expected ≤ 0.5 |",
     ]
+
+
+def test_a_whole_run_is_estimated_from_short_ones():
+    def seconds(settings):
+        return 5 + 2 * settings["epochs"] + 0.5 * settings["usps_epochs"]
+
+    short, longer = {"epochs": 1, "usps_epochs": 2}, {"epochs": 3, "usps_epochs": 6}
+    full = {"epochs": 400, "usps_epochs": 60.5}
+    assert loaded("estimates").estimated(seconds, short, longer, full) == pytest.approx(seconds(full))
+
+
+def test_a_longer_run_that_took_no_longer_is_refused():
+    with pytest.raises(RuntimeError, match="epochs 3 took no longer than 1"):
+        loaded("estimates").estimated(lambda settings: 5.0, {"epochs": 1}, {"epochs": 3}, {"epochs": 400})
+
+
+def test_shortened_runs_are_of_paper_scale_and_shorter():
+    estimates = loaded("estimates")
+    experiments = {one.name: one for claim in estimates.all_claims().values() for one in claim.EXPERIMENTS}
+    for name, short in estimates.SHORT.items():
+        for cell in experiments[name].plans["paper"].cells:
+            assert {*short.settings} - {"lr"} <= cell.keys()
+            assert all(short.settings[length] < longer < cell[length] for length, longer in short.longer.items())
+            assert short.like(short.like(cell)) == short.like(cell)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("real", 70), ("heads", 7 * 753 / 100)])
+def test_an_epoch_is_counted_in_images(name, epochs):
+    estimates = loaded("estimates")
+    sweep = estimates.Sweep(name, [], [0], [], [load_set("digits")], {})
+    cell, settings = {"samples": 1000, "epochs": 7}, {"samples": 100, "epochs": 1}
+    short = estimates.Short(settings, {"epochs": 3})
+    assert estimates.full_lengths(sweep, cell, short, settings) == {"epochs": epochs}
+
+
+def test_steps_are_counted_as_they_are():
+    estimates = loaded("estimates")
+    short = estimates.Short({"steps": 1}, {"steps": 3}, full=lambda cell: {"steps": cell["width"]})
+    assert estimates.full_lengths(None, {"steps": 9, "width": 5}, short, {"steps": 1}) == {"steps": 5}

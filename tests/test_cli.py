@@ -23,6 +23,7 @@ from lowdyn import __version__, cli, trajectory
 from lowdyn.claims import claim as claims
 from lowdyn.claims.claim import all_claims, at_most
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan
+from lowdyn.report.measured import read_measured
 from lowdyn.runner import Folder, Reproduction
 
 REAL = ("C4", "C20")  # the two fastest: seven runs in half a second
@@ -285,6 +286,13 @@ def test_list_names_every_claim():
     assert "\x1b" not in printed
     for name, claim in all_claims().items():
         assert re.search(rf"^{name} +{claim.PART} +{re.escape(claim.TITLE)} ", printed, re.MULTILINE)
+
+
+def test_list_says_what_is_estimated_and_by_which_command():
+    estimates = [name for name, runs in read_measured().items() if "paper" in runs and runs["paper"].holds is None]
+    printed = lowdyn("list").stdout
+    assert sorted(re.findall(r"^(C\d+) .*≈ [\d.]+ (?:s|min|h) *$", printed, re.MULTILINE)) == sorted(estimates)
+    assert ("benchmarks/estimates.py" in printed) == bool(estimates)
 
 
 def test_list_says_one_claim_in_full():

@@ -154,7 +154,7 @@ def _refuse(message: str, status: int = 2) -> NoReturn:
 def list_claims(
     ids: Annotated[list[str] | None, typer.Argument(help="Claims such as C4 C17, each said in full.")] = None,
 ) -> None:
-    """List the claims with the times measured at each scale; given ids, say those claims in full."""
+    """List the claims with the times measured, or estimated, at each scale; given ids, say those claims in full."""
     from lowdyn.claims.catalogue import catalogue
     from lowdyn.report.measured import read_measured
     from lowdyn.report.table import claim_in_full, claims_legend, claims_table, open_console

@@ -44,6 +44,16 @@ def format_seconds(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_estimate(seconds: float) -> str:
+    """Return an estimated time, in two digits.
+
+    >>> [format_estimate(s) for s in (0.52, 85, 680, 11_000, 123_456)]
+    ['≈ 0.52 s', '≈ 85 s', '≈ 11 min', '≈ 3.1 h', '≈ 34 h']
+    """
+    unit, size = ("s", 1) if seconds < 90 else ("min", 60) if seconds < 5400 else ("h", 3600)
+    return f"≈ {float(f'{seconds / size:.2g}'):g} {unit}"
+
+
 def format_value(value: Any) -> str:
     """Return any JSON value as one line of text; of a long list its ends.
 

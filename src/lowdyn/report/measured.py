@@ -1,6 +1,7 @@
-"""What each claim took and came to at each scale, as measured: shipped as ``measured.json``.
+"""What each claim took and came to at each scale, as measured, or would take: shipped as ``measured.json``.
 
-``python -m lowdyn.report.measured RESULTS.JSON …`` makes that file from kept results, one file for each scale.
+``python -m lowdyn.report.measured RESULTS.JSON … [estimates.json]`` makes that file from kept results, one file for
+each scale, and from the times that ``benchmarks/estimates.py`` estimates for paper scale where none was measured.
 """
 
 from __future__ import annotations
@@ -14,29 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from lowdyn.files import replace_atomically
-from lowdyn.report.formats import format_seconds, sentence
+from lowdyn.report.formats import format_estimate, format_seconds, sentence
 from lowdyn.report.results import SCALES, VERDICTS, Result, Scale, read_results, verdict_of
 
 _FILE = "measured.json"
+_ESTIMATES = "estimates.json"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of a claim: its time, its verdict, the data ("" where none are needed) and the machine."""
+    """One run of a claim: its time, its verdict, the data ("" where none are needed) and the machine.
+
+    ``holds`` is None where the time is an estimate, and ``how`` says from what.
+    """
 
     seconds: float
-    holds: bool
+    holds: bool | None
     data: str
     machine: str
+    how: str = ""
 
     @property
     def verdict(self) -> str:
-        """Return whether it holds, in words."""
-        return VERDICTS[verdict_of(self.holds, None)]
+        """Return whether it holds, in words; "" for an estimate."""
+        return "" if self.holds is None else VERDICTS[verdict_of(self.holds, None)]
+
+    @property
+    def time(self) -> str:
+        """Return the time in words."""
+        return format_estimate(self.seconds) if self.holds is None else format_seconds(self.seconds)
 
 
 def read_measured() -> dict[str, dict[str, Measured]]:
-    """Return id -> scale -> what was measured; scales and claims that were not run are left out.
+    """Return id -> scale -> what was measured; scales and claims that are not known are left out.
 
     >>> read_measured()["C4"]["smoke"].holds
     True
@@ -45,9 +56,12 @@ def read_measured() -> dict[str, dict[str, Measured]]:
     return {name: {scale: Measured(**one) for scale, one in runs.items()} for name, runs in json.loads(text).items()}
 
 
-def collect(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]]]:
+def collect(
+    results: Iterable[Result], estimates: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the content of ``measured.json``; a claim that could not be judged was not measured.
 
+    ``estimates`` of the time at paper scale, by claim, count where nothing was measured there.
     ValueError when two results are of one claim at one scale, or a scale is not one of SCALES.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -61,9 +75,17 @@ def collect(results: Iterable[Result]) -> dict[str, dict[str, dict[str, Any]]]:
             raise ValueError(f"{result.id} at {result.scale} scale occurs twice; pass one file for each scale")
         seconds = float(f"{result.seconds:.3g}")
         one = Measured(seconds, result.holds, describe_data(result.data), describe_machine(result.machine))
-        runs[result.scale] = asdict(one)
+        runs[result.scale] = _entry(one)
+    for name, given in (estimates or {}).items():
+        data, where = describe_data(given["data"]), describe_machine(given["machine"])
+        one = Measured(given["seconds"], None, data, where, given["how"])
+        found.setdefault(name, {}).setdefault(Scale.paper, _entry(one))
     ordered = sorted(found.items(), key=lambda item: int("".join(filter(str.isdecimal, item[0])) or 0))
     return {name: {scale: runs[scale] for scale in SCALES if scale in runs} for name, runs in ordered}
+
+
+def _entry(one: Measured) -> dict[str, Any]:
+    return {name: value for name, value in asdict(one).items() if name != "how" or value}
 
 
 def describe_data(data: Mapping[str, Any] | None) -> str:
@@ -104,7 +126,7 @@ def compare(result: Result, runs: Mapping[str, Measured]) -> Comparison | None:
     if result.scale == Scale.paper or result.holds is None:
         return None
     paper = runs.get(Scale.paper)
-    if paper is None:
+    if paper is None or paper.holds is None:  # an estimate of the time is no verdict
         return Comparison("unknown", "At paper scale it has not been judged yet.")
     took = f"({format_seconds(paper.seconds)} on {paper.machine})"
     if paper.holds == result.holds:
@@ -115,11 +137,14 @@ def compare(result: Result, runs: Mapping[str, Measured]) -> Comparison | None:
 
 
 def main(paths: list[str]) -> None:
-    """Write ``measured.json`` from files of results."""
+    """Write ``measured.json`` from files of results and, by its name, that of estimates."""
     if not paths:
-        raise SystemExit("usage: python -m lowdyn.report.measured RESULTS.JSON …")
+        raise SystemExit("usage: python -m lowdyn.report.measured RESULTS.JSON … [estimates.json]")
     try:
-        content = collect(result for path in paths for result in read_results(Path(path)))
+        kept = [Path(path) for path in paths]
+        given = [json.loads(path.read_text(encoding="utf-8")) for path in kept if path.name == _ESTIMATES]
+        results = (result for path in kept if path.name != _ESTIMATES for result in read_results(path))
+        content = collect(results, given[0] if given else None)
     except ValueError as error:
         raise SystemExit(f"measured: {error}") from None
     target = Path(__file__).with_name(_FILE)

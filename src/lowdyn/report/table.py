@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lowdyn.report.formats import format_number, format_seconds, printable
+from lowdyn.report.formats import format_number, printable
 from lowdyn.report.measured import Measured
 from lowdyn.report.results import SCALES
 from lowdyn.report.spectra import factored_share, format_shape, format_share
@@ -63,7 +63,7 @@ def spectra_legend(inspection: Any) -> str:
 
 
 def claims_table(claims: Iterable[Any], measured: Mapping[str, Mapping[str, Measured]]) -> Table:
-    """Return a table of claims, a line each: part, title, and time and verdict as measured at each scale."""
+    """Return a table of claims, a line each: part, title, and time and verdict at each scale, as far as known."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -80,10 +80,16 @@ def claims_table(claims: Iterable[Any], measured: Mapping[str, Mapping[str, Meas
 
 
 def claims_legend(measured: Mapping[str, Mapping[str, Measured]]) -> str:
-    """Return where the times of the table come from, in one sentence or two."""
-    machines = sorted({run.machine for runs in measured.values() for run in runs.values()})
-    where = "; ".join(machines) or "nowhere yet"
-    return f"Times and verdicts as measured ({where}); — where not. `lowdyn list C4` says a claim in full."
+    """Return where the times of the table come from, and which are estimates, in one sentence or two."""
+    known = [run for runs in measured.values() for run in runs.values()]
+    machines, guessed = (
+        "; ".join(sorted({run.machine for run in known if (run.holds is None) == estimate}))
+        for estimate in (False, True)
+    )
+    text = f"Times and verdicts as measured ({machines or 'nowhere yet'}); "
+    if guessed:
+        text += f"≈ a time estimated from shortened runs by `python benchmarks/estimates.py` ({guessed}), no verdict; "
+    return f"{text}— where neither. `lowdyn list C4` says a claim in full."
 
 
 def claim_in_full(claim: Any, runs: Mapping[str, Measured]) -> str:
@@ -93,10 +99,20 @@ def claim_in_full(claim: Any, runs: Mapping[str, Measured]) -> str:
     lines += [f"Scales: {claim.scale_note}"] if claim.scale_note else []
     for scale in SCALES:
         run = runs.get(scale)
-        text = f"{format_seconds(run.seconds)}, {run.verdict} ({run.data or 'no data'}; {run.machine})" if run else "—"
-        lines.append(f"{scale}: {text}")
+        lines.append(f"{scale}: {_run_in_full(run)}")
     return "\n     ".join(lines)
 
 
 def _run_cells(run: Measured | None) -> tuple[str, str]:
-    return ("—", "") if run is None else (format_seconds(run.seconds), run.verdict)
+    return ("—", "") if run is None else (run.time, run.verdict)
+
+
+def _run_in_full(run: Measured | None) -> str:
+    if run is None:
+        return "—"
+    where = f"{run.data or 'no data'}; {run.machine}"
+    return (
+        f"{run.time}, not run: from {run.how} ({where})"
+        if run.holds is None
+        else f"{run.time}, {run.verdict} ({where})"
+    )
