@@ -6,11 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OUT ?= lowdyn-report
+# Processes that share the runs: most networks are so small that two of them do more than one with two threads.
+JOBS ?= 2
 
 .PHONY: reproduce test docs clean
 
 reproduce: $(INSTALLED)
-	$(BIN)/lowdyn reproduce --scale quick --out $(OUT)
+	$(BIN)/lowdyn reproduce --scale quick --out $(OUT) --jobs $(JOBS)
 
 # One thread for each of two workers: matrices in tests are small, and threads that wait would only be in the way.
 test: $(INSTALLED)

@@ -21,11 +21,11 @@ COLUMNS = {"quick, with the data folder": "quick", "quick, without": "quick-digi
 
 
 def verdict_text(result: Result | None) -> str:
-    """Return what a cell says: the verdict, and where it is not that a claim holds, why."""
+    """Return what a cell says: the verdict, and where it is not that a claim holds, the first reason."""
     if result is None:
         return ""
     verdict = {"holds": "holds", "fails": "**no**", "cannot": "cannot", "error": "error"}[result.verdict]
-    return f"{verdict}: {result.reason}" if result.reason else verdict
+    return f"{verdict}: {result.reason.split('; ')[0]}" if result.reason else verdict
 
 
 def as_table(kept: Mapping[str, list[Result]]) -> str:

@@ -55,7 +55,7 @@ def _main(
 def reproduce(
     ids: Annotated[list[str] | None, typer.Argument(help="Claims such as C4 C17; all of them by default.")] = None,
     scale: Annotated[
-        Scale, typer.Option(help="Seconds, half a minute, or the published settings a claim.")
+        Scale, typer.Option(help="Seconds, about a minute, or the published settings a claim.")
     ] = Scale.quick,
     out: Annotated[Path, typer.Option(help="Folder for results and report.")] = Path("lowdyn-report"),
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="First random seed.")] = 0,

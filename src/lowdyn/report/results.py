@@ -24,7 +24,7 @@ class Scale(StrEnum):
 
 SCALES: Mapping[str, str] = {
     Scale.smoke: "seconds a claim (small networks, mostly one seed)",
-    Scale.quick: "half a minute a claim on the average (small networks, one seed or several)",
+    Scale.quick: "about a minute a claim on the average (small networks, one seed or several)",
     Scale.paper: "the published settings",
 }
 
