@@ -78,7 +78,7 @@ def draw(datasets: Datasets) -> Figure:
         for method, name in NAMES.items():
             cell = data.sel(data=place, tuning=method)
             points = 100 * cell["accuracy"].values
-            lines.append(over_seeds(f"{place}, {name}", [float(cell["trainable"].mean())], points[None], group=place))
+            lines.append(over_seeds(f"{place}, {name}", [float(cell["trainable"].mean())], points[None]))
     return curves(
         lines, x_label="trained parameters", y_label="test accuracy in %", log_x=True, title="Adapters of a ViT"
     )
