@@ -44,6 +44,7 @@ def check(datasets: Datasets) -> list[Check]:
     names = ("within_between_ratio", "transferred_ratio", "probe_accuracy")
     ratio, transferred, probed = (data[name].mean("seed", skipna=False).values for name in names)
     accuracy = [at_end(cell, "accuracy") for _, cell in each_cell(data)]
+    rise = 100 * (data["probe_accuracy"].isel(cell=-1) - data["probe_accuracy"].isel(cell=0))
     seeds = [mean_and_deviation(100 * cell, 2) for cell in data["probe_accuracy"]]
     return [
         at_least("Spearman correlation of further layers and D of the features", rank_correlation(extra, ratio), 0.8),
@@ -51,6 +52,9 @@ def check(datasets: Datasets) -> list[Check]:
         shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
         shown("D on the new classes", numbers_text(transferred), "rises"),
         shown("probe accuracy on the new classes, %", ", ".join(seeds), "60 → 67 over 1 … 5 layers"),
+        shown(
+            "rise of probe accuracy, 0 to 3 further layers, points", mean_and_deviation(rise, 2), "7 (1 to 5 layers)"
+        ),
         shown("accuracy on the classes learnt, at the end", numbers_text(accuracy), "—"),
     ]
 
