@@ -23,9 +23,7 @@ CLAIM = (
     "apart."
 )
 SOURCE = "Wang et al. 2023, arXiv 2311.02960; Li et al. 2022, arXiv 2212.12206"
-PUBLISHED = (
-    "From 1 to 5 layers of the head, D of the features rises from 8e-3 to 0.13, transfer accuracy from 60 to 67 %."
-)
+PUBLISHED = "A picture: transfer accuracy and D of the transferred features rise with the layers of the head."
 DEVIATION = (
     "Published: from one data set to another, rule not known. Here perceptrons, from one half of the classes of an "
     "image set to the other half: a backbone of five normalized ReLU layers, training as in C1. Smoke: 300 images, "
@@ -51,10 +49,8 @@ def check(datasets: Datasets) -> list[Check]:
         at_least("Spearman correlation of further layers and probe accuracy", rank_correlation(extra, probed), 0.8),
         shown("D on the classes learnt, 0 … 3 further layers", numbers_text(ratio), "rises"),
         shown("D on the new classes", numbers_text(transferred), "rises"),
-        shown("probe accuracy on the new classes, %", ", ".join(seeds), "60 → 67 over 1 … 5 layers"),
-        shown(
-            "rise of probe accuracy, 0 to 3 further layers, points", mean_and_deviation(rise, 2), "7 (1 to 5 layers)"
-        ),
+        shown("probe accuracy on the new classes, %", ", ".join(seeds), "rises"),
+        shown("rise of probe accuracy, 0 to 3 further layers, points", mean_and_deviation(rise, 2), "> 0"),
         shown("accuracy on the classes learnt, at the end", numbers_text(accuracy), "—"),
     ]
 

@@ -80,16 +80,16 @@ def run(
     ``parameters``, the network's number; ``pretraining_accuracy`` is what it reached before, NaN of a file.
     """
     base, pairs = _parts(data, pretrained, pretraining_steps, generator)
+    pairs = [(target.take(min(adapted, len(target))), test.take(min(tested, len(test)))) for target, test in pairs]
     rates = base.rates if lr is None else dict.fromkeys(METHODS, (lr,))
     rows = []
     for target, test in pairs:
         own = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        images = target.take(min(adapted, len(target))), test.take(min(tested, len(test)))
-        rows.append(_adapted_to(base, *images, rank, steps, rates, own))
-    names = [target.name for target, _ in pairs]
-    joined = xr.concat(rows, dim="data").assign_coords(data=names).assign(pretraining_accuracy=base.reached)
-    used = (target.take(min(adapted, len(target))) for target, _ in pairs)
-    return joined.assign_attrs(described(base.source, *used), pretrained_on=base.source.name)
+        rows.append(_adapted_to(base, target, test, rank, steps, rates, own))
+    targets = [target for target, _ in pairs]
+    joined = xr.concat(rows, dim="data").assign_coords(data=[target.name for target in targets])
+    joined = joined.assign(pretraining_accuracy=base.reached)
+    return joined.assign_attrs(described(base.source, *targets), pretrained_on=base.source.name)
 
 
 def _adapted_to(
