@@ -32,15 +32,21 @@ def run(
     steps: int,
     checked_steps: int,
     generator: torch.Generator,
+    outer_shuffled: bool = False,
 ) -> xr.Dataset:
     """Return over ``step`` the relative losses of ``original`` and ``compressed``, their end-to-end ``difference``
-    over ‖Φ‖ and its ``bound``; and what the check against the full network and the clock said."""
+    over ‖Φ‖ and its ``bound``; and what the check against the full network and the clock said.
+
+    ``outer_shuffled`` compresses to the right frames for the wrong rows and columns: a negative control.
+    """
     problem = Factorization(low_rank_target(width, width, rank=rank, generator=generator))
     network = DeepLinearNetwork((width,) * (depth + 1), init_scale, generator=generator)
     rule = Descent(lr=lr_fraction * stable_lr(problem, depth))
     product = network.end_to_end() / init_scale**depth
     reduced = reduce_network(network, problem)
     left, right = gradient_start(network, problem, rank)
+    if outer_shuffled:
+        left, right = (frame[torch.randperm(width, generator=generator)] for frame in (left, right))
     core, core_problem = _compressed(left, right, problem, depth, init_scale)
 
     began = time.perf_counter()

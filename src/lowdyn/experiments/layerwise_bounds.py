@@ -28,8 +28,12 @@ def run(
     per_class: int,
     init_scale: float,
     generator: torch.Generator,
+    shuffled: bool = False,
 ) -> xr.Dataset:
-    """Return what :func:`lowdyn.observe.layerwise_bounds` measures, with the ``loss`` that training ended at."""
+    """Return what :func:`lowdyn.observe.layerwise_bounds` measures, with the ``final_loss`` that training ended at.
+
+    ``shuffled`` measures the features by permuted labels: a negative control.
+    """
     data, labels = balanced(inputs, width, classes, per_class, generator)
     problem = Regression(data, one_hot(labels, classes).T.to(data.dtype), "sum")
     network = DeepLinearNetwork((*[width] * depth, classes), init_scale, generator=generator)
@@ -37,7 +41,8 @@ def run(
     trained = reduce_network(network, problem) if inputs == "orthonormal" else network
     loss = gradient_descent(trained, problem, rule, 200_000, every=500, tol=1e-16)["loss"]
     network = trained if isinstance(trained, DeepLinearNetwork) else trained.expand()
-    bounds = layerwise_bounds(network, data, labels, classes)
+    measured = labels[torch.randperm(len(labels), generator=generator)] if shuffled else labels
+    bounds = layerwise_bounds(network, data, measured, classes)
     return bounds.assign(final_loss=float(loss[-1])).astype(float)
 
 
