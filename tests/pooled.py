@@ -28,7 +28,19 @@ def rest(*, steps, factor, generator):
     return xr.Dataset({"loss": ("step", np.full(2, 0.1 * generator.initial_seed()))}, coords={"step": [0, 1]})
 
 
-die.__module__ = rest.__module__ = "lowdyn.linalg"  # whose source stands for the fakes' own
+held = []
+
+
+def grow(*, steps, factor, generator):
+    """A run that leaves its process 320 MB larger; who made it, and not before a process is looked at again."""
+    from tests import pooled  # the function is sent by value, a module stays
+
+    pooled.held.append(np.ones(40_000_000))
+    time.sleep(1.1)
+    return xr.Dataset({"loss": ("step", [os.getpid(), 0.0])}, coords={"step": [0, 1]})
+
+
+die.__module__ = rest.__module__ = grow.__module__ = "lowdyn.linalg"  # whose source stands for the fakes' own
 
 
 def several():

@@ -16,7 +16,7 @@ from lowdyn.provenance import source_files
 from lowdyn.runner import Folder, Processes, Reproduction, RunStopped, runs
 from lowdyn.runner.runs import Outcome, Run, identity, made_for_another
 from tests.fake_claims import HALVING, Runs, claim, contents, experiment, reproduce, without_times
-from tests.pooled import assert_same_results, die, reproduce_in, several, start
+from tests.pooled import assert_same_results, die, grow, reproduce_in, several, start
 
 pytestmark = pytest.mark.usefixtures("no_data_folder", "workers_find_the_fakes")
 
@@ -200,6 +200,14 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line(folder):
         reproduce_in(Processes(2), folder, kept, claim("C2", experiment(die, "dies", cells=(HALVING,), seeds=6)))
     assert contents(folder).keys() >= {".lowdyn"}
     assert reproduce(folder, kept)[0]["holds"] is True
+
+
+def test_a_process_that_has_grown_is_replaced_without_a_word(folder, recwarn):
+    one = claim(of=experiment(grow, "grows", cells=(HALVING,), seeds=6))
+    (entry,) = reproduce_in(Processes(2), folder, one)
+    made_by = xr.load_dataset(folder / "grows" / "trajectory.nc", engine="h5netcdf")["loss"].isel(step=0).values
+    assert len(set(made_by.flat)) > 2
+    assert (entry["holds"], list(recwarn)) == (True, [])
 
 
 def assert_group_ends(group, within=15):

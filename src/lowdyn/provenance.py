@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
@@ -70,10 +71,10 @@ def source_files(module: str) -> dict[str, Path]:
 def imported_modules(path: Path) -> list[str]:
     """Return the lowdyn modules that a source file imports anywhere in it."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node, _ in _statements(path.read_text(encoding="utf-8")):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return [name for name in names if name.split(".")[0] == "lowdyn" and _is_module(name)]
@@ -113,17 +114,31 @@ def deciding_versions(module: str) -> dict[str, str]:
 
 def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
     """Yield (module, name taken from it or None) for each import that is executed."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
+    for node, executed in _statements(path.read_text(encoding="utf-8")):
+        if executed and isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif executed and isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, alias.name) for alias in node.names)
+
+
+@cache
+def _statements(source: str) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Return each import statement of a source, and whether it is executed: those for types alone are not.
+
+    A module is asked for by every claim and experiment that needs it, so what was parsed is kept.
+    """
+    found: list[tuple[ast.Import | ast.ImportFrom, bool]] = []
+    waiting: deque[tuple[ast.AST, bool]] = deque([(ast.parse(source), True)])
+    while waiting:
+        node, executed = waiting.popleft()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append((node, executed))
         elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
+            waiting += ((child, False) for child in node.body)
+            waiting += ((child, executed) for child in node.orelse)
         else:
-            waiting += ast.iter_child_nodes(node)
+            waiting += ((child, executed) for child in ast.iter_child_nodes(node))
+    return found
 
 
 def _defining(module: str, name: str | None) -> str:
@@ -136,11 +151,10 @@ def _defining(module: str, name: str | None) -> str:
     if path.name != "__init__.py":
         return module
     # Names for types too: that is how a package lists what it imports when it is first asked for.
-    handed = (
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
-    )
-    for node in handed:
-        if node.module and node.module != module and any((one.asname or one.name) == name for one in node.names):
+    for node, _ in _statements(path.read_text(encoding="utf-8")):
+        if not isinstance(node, ast.ImportFrom) or not node.module or node.module == module:
+            continue
+        if any((one.asname or one.name) == name for one in node.names):
             return _defining(node.module, name)
     return module
 

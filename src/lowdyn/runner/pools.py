@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Processes:
         """Yield what comes of each run."""
         from joblib import Parallel, delayed, parallel_config
 
+        # A process that the data sets have made large ends between two runs, and another takes its place: as it should.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         threads, parent = self.threads, os.getpid()
         # Without max_nbytes=None joblib would pass large arrays through pickles on the disk.
         with parallel_config("loky", n_jobs=self.jobs, inner_max_num_threads=threads, max_nbytes=None):
