@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from lowdyn.linalg import numerical_rank, orthonormal_basis, principal_angles, random_orthogonal, whiten
+from lowdyn.linalg import (
+    low_rank_factors,
+    numerical_rank,
+    orthonormal_basis,
+    principal_angles,
+    random_orthogonal,
+    whiten,
+)
+from lowdyn.problems import low_rank_target
 from tests.cases import gaussian, seeded, tilted_plane
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
@@ -86,6 +94,20 @@ def test_a_basis_counts_common_directions_once():
     assert orthonormal_basis(e[:, :2], tilted).shape == (5, 3)
     assert orthonormal_basis(e[:, :2], tilted, tolerance=1e-8).shape == (5, 2)
     assert orthonormal_basis(torch.zeros(5, 2, dtype=torch.float64)).shape == (5, 0)
+
+
+# --- low_rank_factors
+
+
+def test_certified_factors():
+    generator = seeded()
+    target = low_rank_target(300, 200, rank=7, generator=generator)
+    left, values, right = low_rank_factors(target)
+    assert len(values) == 7
+    assert float((target - (left * values) @ right.mT).norm()) <= 300 * np.finfo(float).eps * float(target.norm())
+    full = torch.randn(80, 90, generator=generator, dtype=torch.float64)
+    assert len(low_rank_factors(full)[1]) == 80
+    assert len(low_rank_factors(torch.zeros(30, 20, dtype=torch.float64))[1]) == 0
 
 
 # --- principal_angles

@@ -1,3 +1,5 @@
+"""The theorem of reduction: invariant frames, the recursion of inert scales, and the block form that weights keep."""
+
 import numpy as np
 import pytest
 import torch
@@ -261,65 +263,3 @@ def test_block_structure_needs_a_basis_on_each_side():
     e1 = torch.eye(3, dtype=torch.float64)[:, :1]
     with pytest.raises(ValueError, match="2 bases for 2 weights"):
         BlockStructure((e1, e1)).begin(DeepLinearNetwork((3, 3, 3), generator=seeded()))
-
-
-# --- refusals
-
-
-def square(*, width=6, rank=1, start=None, **options):
-    target = low_rank_target(width, width, rank=rank, generator=seeded())
-    network = DeepLinearNetwork(
-        (width,) * 3, 0.5, generator=seeded(1), **({"start": start} if start else {}), **options
-    )
-    return network, Factorization(target)
-
-
-def with_inputs(inputs):
-    network, problem = square()
-    return network, Regression(inputs, problem.targets @ inputs)
-
-
-def of_other_sizes(*sizes, rank=1):
-    network = DeepLinearNetwork(sizes, generator=seeded(1))
-    return network, Factorization(low_rank_target(sizes[-1], sizes[0], rank=rank, generator=seeded()))
-
-
-def almost_orthogonal():
-    network, problem = square()
-    network.weights[1][0, 0] += 1e-6
-    return network, problem
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (lambda: square(start=lambda m, n, **_: gaussian(m, n)), r"weight 1 is not .* orthogonal .* start=orthogonal"),
-        (almost_orthogonal, r"weight 2 is not a multiple of an orthogonal matrix \(.* by \d\.\de-06\)"),
-        (lambda: with_inputs(gaussian(6, 9)), r"inputs are not white .* lowdyn.linalg.whiten"),
-        (
-            lambda: square(rank=3),
-            r"no room for an inert block: .* all 6 dimensions \(target of rank 3, 6 outputs\); widen the network",
-        ),
-        (lambda: of_other_sizes(6, 3, rank=3), "no room for an inert block"),
-        (lambda: of_other_sizes(6, 5, 6), r"square weights up to the last; .* \(6, 5, 6\)"),
-        (lambda: of_other_sizes(6, 7, 6), "square weights up to the last"),
-        (lambda: square(runs=2), r"one network at a time; take network.run\(i\)"),
-        (lambda: (square()[0], square(width=5)[1]), "the network maps 6 -> 6, the problem 5 -> 5"),
-        pytest.param(
-            lambda: (square()[0], Factorization(torch.zeros(6, 6))),
-            "rank 0|zero",
-        ),
-        pytest.param(
-            lambda: (DeepLinearNetwork.from_weights([np.zeros((6, 6)), np.eye(6)]), square()[1]),
-            "weight 1 is not a multiple of an orthogonal matrix",
-        ),
-        pytest.param(
-            lambda: (square()[0], Factorization(torch.stack([square()[1].targets] * 2))),
-            "runs|one problem",
-        ),
-    ],
-)
-def test_what_the_theorem_does_not_cover_is_refused_with_the_condition(case, message):
-    network, problem = case()
-    with pytest.raises(ValueError, match=message):
-        invariant_frames(network, problem)
