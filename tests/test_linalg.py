@@ -14,6 +14,7 @@ from lowdyn.linalg import (
     orthonormal_basis,
     principal_angles,
     random_orthogonal,
+    rank_of_energy,
     whiten,
 )
 from lowdyn.problems import low_rank_target
@@ -94,6 +95,30 @@ def test_a_basis_counts_common_directions_once():
     assert orthonormal_basis(e[:, :2], tilted).shape == (5, 3)
     assert orthonormal_basis(e[:, :2], tilted, tolerance=1e-8).shape == (5, 2)
     assert orthonormal_basis(torch.zeros(5, 2, dtype=torch.float64)).shape == (5, 0)
+
+
+# --- the rank that holds the energy
+
+
+@pytest.mark.parametrize("energy", [0.0, 0.5, 0.9, 0.99, 0.999999, 1.0])
+def test_the_rank_of_the_energy_is_the_smallest_that_holds_it(energy):
+    values = torch.linalg.svdvals(gaussian(9, 7))
+    shares = [float(values[:rank].square().sum() / values.square().sum()) for rank in range(8)]
+    expected = next(rank for rank in range(8) if shares[rank] >= energy - 1e-15)
+    assert rank_of_energy(values, energy) == expected
+
+
+def test_the_rank_of_the_energy_at_the_edges():
+    assert rank_of_energy(torch.zeros(3)) == 0
+    assert rank_of_energy(torch.empty(0)) == 0
+    assert (
+        rank_of_energy(torch.tensor([1e-200, 1e-200], dtype=torch.float64), 0.99) == 2
+    )  # whose squares are 0 in float64
+    assert (
+        rank_of_energy(torch.tensor([1.0, 1e-9, 0.0], dtype=torch.float64), 1.0) == 2
+    )  # below the rounding of the sum
+    with pytest.raises(ValueError, match="share must be at most 1"):
+        rank_of_energy(torch.ones(3), 1.1)
 
 
 # --- low_rank_factors

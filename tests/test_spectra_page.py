@@ -11,7 +11,7 @@ from lowdyn.report import write_spectra
 from lowdyn.report.spectra import DECADES, factored_share, polyline, totals
 from tests.cases import gaussian
 from tests.pages import HOSTILE, Parsed, assert_quiet
-from tests.test_inspection import low_rank, save
+from tests.weight_files import low_rank, save
 
 
 def spectrum(rows, columns, rank=3):
