@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from lowdyn import Spectra
 from lowdyn.observe import trainer_callback
 from tests.cases import built, gaussian
-from tests.test_tracker import Clock, Costly, vit
+from tests.tracked import Clock, Costly, vit
 
 transformers = pytest.importorskip("transformers", reason="the callback is for transformers' Trainer")
 pytest.importorskip("accelerate", reason="transformers' Trainer runs on Accelerate")
