@@ -13,7 +13,7 @@ from lowdyn.linalg import random_orthogonal
 from lowdyn.networks import MLP
 from tests import oracles_features
 from tests.cases import gaussian, seeded
-from tests.test_metrics import clusters, look_through
+from tests.clusters import clusters, look_through
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
 

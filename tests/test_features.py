@@ -15,7 +15,7 @@ from lowdyn.networks import MLP
 from lowdyn.observe import ClassMoments, class_measures, geometric_rate, layer_features, layer_moments
 from lowdyn.observe.moments import ROWS, TotalMoments
 from tests.cases import built, gaussian, seeded
-from tests.test_metrics import clusters, look_through
+from tests.clusters import clusters, look_through
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
 
