@@ -68,6 +68,14 @@ def reproduce(folder, *claims, **options):
         return [run.judge(one) for one in claims]
 
 
+def runs_after(folder, **changes):
+    """Seeds that a second reproduction runs after `changes`."""
+    run = Runs()
+    options = {name: changes.pop(name) for name in ("seed", "data_dir") if name in changes}
+    reproduce(folder, claim(of=experiment(run, **changes)), **options)
+    return run.seeds
+
+
 def read(path):
     """Strict JSON: no NaN, no infinity."""
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(f"{name} in {path}"))
