@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.commands import fakes  # noqa: F401 - fixture
 from tests.pages import open_browser, page, parsed  # noqa: F401 - fixtures
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=50)
