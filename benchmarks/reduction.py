@@ -99,7 +99,7 @@ def many_runs() -> bool:
         weights.mul_(torch.linspace(0.5, 2.0, runs, dtype=torch.float64)[:, None, None])
     rates = torch.linspace(5.0, 10.0, runs)
     many, one = reduce_network(network, problem), reduce_network(network.run(0), problem)
-    cores = min(2, os.cpu_count() or 1)
+    cores = min(2, numba.config.NUMBA_NUM_THREADS)  # those it may use
     numba.set_num_threads(cores)
     times = medians(
         {
