@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 import xarray as xr
@@ -53,6 +54,22 @@ def fit(
         tracker=tracker,
         on_epoch=on_epoch,
     )
+
+
+@contextlib.contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Let this thread, and those that it starts, count numbers too small to be normal as zero.
+
+    Where gradients become zero or nearly so, those of a dead ReLU's weights or of images learned by heart, Adam's
+    moments decay to such numbers and stay there, and with them a processor takes many times as long. In an update they
+    are nothing: below 1e-30 where eps is 1e-8. Where the processor cannot do so, nothing happens.
+    """
+    already = float(torch.tensor(torch.finfo(torch.float32).tiny) / 2) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
 
 
 def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:

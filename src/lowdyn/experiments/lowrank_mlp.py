@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
-from lowdyn.experiments.fitting import accuracy
+from lowdyn.experiments.fitting import accuracy, denormals_as_zero
 from lowdyn.lowrank.cost import step_costs
 from lowdyn.lowrank.factorize import factorize
 from lowdyn.lowrank.ranks import advise_ranks
@@ -87,7 +87,8 @@ def run_on(
     # Fused: one pass over 9.6 million parameters instead of one for every operation of Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=epochs * len(batches))
-    curve = train(model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler)
+    with denormals_as_zero():
+        curve = train(model, batches, optimizer=optimizer, epochs=epochs, scheduler=scheduler)
     values = {
         "rank": ("layer", list(ranks.values())),
         "test_accuracy": accuracy(model, *tested),
