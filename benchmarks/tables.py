@@ -39,17 +39,24 @@ def as_page(records: Sequence[Record]) -> str:
 
 
 def machines(records: Sequence[Record]) -> str:
-    """Return the machines of records and when they were measured there.
+    """Return the machines of records and when they were measured there; of several, what was measured on each.
 
-    >>> run = {"machine": "a processor, 2 cores"}
+    >>> run = {"script": "a.py", "machine": "a processor, 2 cores"}
     >>> machines([run | {"date": "2026-01-02"}, run | {"date": "2026-01-01"}])
     'a processor, 2 cores (2026-01-01 to 2026-01-02)'
+    >>> machines([run | {"date": "2026-01-02"}, {"script": "b.py", "machine": "another", "date": "2026-01-02"}])
+    'a processor, 2 cores (2026-01-02: a.py); another (2026-01-02: b.py)'
     """
-    days: dict[str, set[str]] = {}
+    found: dict[str, list[Record]] = {}
     for record in records:
-        days.setdefault(record["machine"], set()).add(record["date"])
-    spans = {name: " to ".join(sorted({min(found), max(found)})) for name, found in days.items()}
-    return "; ".join(f"{name} ({span})" for name, span in spans.items())
+        found.setdefault(record["machine"], []).append(record)
+    places = []
+    for machine, here in found.items():
+        days = [record["date"] for record in here]
+        scripts = ", ".join(dict.fromkeys(record["script"] for record in here))
+        span = " to ".join(sorted({min(days), max(days)}))
+        places.append(f"{machine} ({span}{f': {scripts}' if len(found) > 1 else ''})")
+    return "; ".join(places)
 
 
 def for_readme(records: Sequence[Record]) -> str:

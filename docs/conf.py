@@ -60,13 +60,6 @@ def _mathml(self: Any, node: nodes.math | nodes.math_block, *, block: bool) -> N
     raise nodes.SkipNode
 
 
-def _contents(app: Any, docname: str, source: list[str]) -> None:
-    """Leave out of the contents what is made apart from the other pages and is not there yet."""
-    if docname == "index":
-        for page in {"benchmarks", "scale"} - app.env.found_docs:
-            source[0] = source[0].replace(f"\n{page}\n", "\n")
-
-
 def _sections(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Make lists of the sections that scikit-learn's estimators have, ``rank : at least 1; …`` in each line.
 
@@ -103,7 +96,6 @@ def _found_by_name(app: Any, env: Any, node: nodes.Element, shown: nodes.Element
 
 def setup(app: Any) -> None:
     """Have equations set as MathML, sections of estimators as lists, and short names found."""
-    app.connect("source-read", _contents)
     app.connect("autodoc-process-docstring", _sections)
     app.connect("missing-reference", _found_by_name)
     app.add_html_math_renderer(
