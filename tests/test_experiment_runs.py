@@ -19,7 +19,7 @@ from lowdyn.experiments import (
     spectra,
     theorem,
 )
-from lowdyn.experiments.fitting import squared_error
+from lowdyn.experiments.fitting import denormals_as_zero, squared_error
 from lowdyn.experiments.normalized import normalized_mlp
 from lowdyn.lowrank import factorize
 from lowdyn.networks import MLP
@@ -202,6 +202,20 @@ def test_frozen_features_are_measured_as_layers_are():
 def test_squared_error_is_summed_over_classes():
     outputs, labels = torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 1])
     assert squared_error(outputs, labels) == (4.0 + 1.0) / 2
+
+
+def test_denormal_numbers_are_zero_for_a_while():
+    def half():
+        return float(torch.tensor(torch.finfo(torch.float32).tiny) / 2)
+
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor keeps denormal numbers")
+    assert half() > 0
+    with denormals_as_zero():
+        with pytest.raises(ZeroDivisionError), denormals_as_zero():
+            raise ZeroDivisionError
+        assert half() == 0.0
+    assert half() > 0
 
 
 @pytest.mark.parametrize("model", ["linear", "MLP", "ViT"])
