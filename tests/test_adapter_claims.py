@@ -122,3 +122,12 @@ def test_the_better_lora_is_the_judge():
     assert "LoRA (PEFT)" in texts[0].text
     assert "LoRA (paper's baseline)" in texts[1].text
     assert texts[0].measured == texts[1].measured
+
+
+def test_who_stays_at_the_start_while_the_others_lose_has_won_nothing():
+    data = sts_results()["fewshot-sts"]
+    lost = data["score"].where(data["tuning"] == "deep_lora", 0.1)
+    still = data.assign(score=lost, before=lost.sel(tuning="deep_lora", drop=True))
+    first, *_ = c16_few_shot_adapters.check({"fewshot-sts": still})
+    assert "no training" in first.text
+    assert (first.measured, first.holds) == (0.0, False)

@@ -1,4 +1,4 @@
-"""The layout in shared/architecture.md, enforced: a module imports only from lines above its own."""
+"""The layout of the package, enforced: a module imports only from lines above its own."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter

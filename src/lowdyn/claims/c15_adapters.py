@@ -1,9 +1,10 @@
-"""C15. LoRA reaches full fine-tuning with a few per cent of the parameters."""
+"""C15. LoRA reaches full fine-tuning with at most two per cent of the parameters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 
 from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
@@ -19,7 +20,8 @@ ID = "C15"
 PART = "use"
 TITLE = "Adapters of a vision transformer"
 CLAIM = (
-    "LoRA, ΔW = BA of rank r, reaches the accuracy of full fine-tuning with less than one per cent of the parameters."
+    "LoRA, ΔW = BA of rank r, reaches the accuracy of full fine-tuning, less half a point, with at most two per cent "
+    "of the parameters (of ViT-B/16 with 0.4)."
 )
 SOURCE = "Lecture, 'Low-rank adaptation'; Hu et al. 2021, arXiv 2106.09685; Yaras et al. 2024, arXiv 2406.04112"
 PUBLISHED = (
@@ -27,10 +29,11 @@ PUBLISHED = (
     "0.33 M 98.87 / 92.93 %."
 )
 DEVIATION = (
-    "Paper: ViT-B/16 from a checkpoint in the data folder. Quick: a ViT of 0.14 M parameters pretrained here on "
-    "6 000 images of Fashion-MNIST and adapted to 1 000 of MNIST; smoke: on 700 and to 300, every method at one rate "
-    "that is given and not chosen. Without a data folder both go from the first five classes of digits to the last "
-    "five. Of a network this small, rank 2 and the head are nearly 2 %."
+    "Paper: ViT-B/16 from a checkpoint in the data folder. Quick: a ViT of 0.14 M parameters pretrained here on 6 000 "
+    "images of Fashion-MNIST and adapted to 1 000 of MNIST; smoke: on 700 and to 300, every method at one rate that "
+    "is given and not chosen. Rates are chosen of three for each method, 1e-3, 3e-3, 1e-2 for full fine-tuning and "
+    "ten times these for adapters, whose best is the highest in some seeds. Without a data folder both go from the "
+    "first five classes of digits to the last five. Of a network this small, rank 2 and the head are nearly 2 %."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (ADAPT_VIT,)
@@ -65,9 +68,9 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def _row(cell: xr.Dataset) -> str:
-    trained, rate = (float(cell[variable].mean()) for variable in ("trainable", "rate"))
-    count = f"{trained:,.0f}".replace(",", " ")
-    return f"{mean_and_deviation(100 * cell['accuracy'], 2)} %, {count} parameters, rate {rate:g}"
+    count = f"{float(cell['trainable'].mean()):,.0f}".replace(",", " ")
+    rates = ", ".join(f"{rate:g}" for rate in np.unique(cell["rate"]))
+    return f"{mean_and_deviation(100 * cell['accuracy'], 2)} %, {count} parameters, rate {rates}"
 
 
 def draw(datasets: Datasets) -> Figure:

@@ -30,7 +30,7 @@ from lowdyn.training import Minibatches, train
 
 WIDTH, DEPTH, BATCH = 64, 4, 64
 METHODS = ("full", "lora", "adalora", "deep_lora")
-# Of the small network, around the best of each: full fine-tuning wants a lower rate than adapters.
+# Of the small network: adapters want a higher rate than full fine-tuning.
 RATES = {"full": (1e-3, 3e-3, 1e-2)} | dict.fromkeys(METHODS[1:], (1e-2, 3e-2, 1e-1))
 CHECKPOINT_RATES = dict.fromkeys(METHODS, (1e-4, 1e-3, 5e-3))
 

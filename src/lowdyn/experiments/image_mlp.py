@@ -3,8 +3,8 @@
 The lecture and Wang et al. 2023 (arXiv 2311.02960) train width 1024 on CIFAR-10. From their public code *image-mlp* and
 *hybrid* take network, start, loss and rule: no biases, a batch normalization before every ReLU, orthogonal weights of
 scale 0.1, the squared error summed over classes, SGD with momentum 0.9 and decay 1e-4 in batches of 128, at a rate that
-falls from 1e-4 as a cosine. Its 400 epochs of 50 000 images are 156 000 steps; short runs here have a hundredth of them
-and ten times the rate. On the data sets that are found, else on scikit-learn's digits.
+falls from 1e-4 as a cosine. Its 400 epochs of 50 000 images are 156 000 steps; short runs here have less than a
+hundredth and ten times the rate. On the data sets that are found, else on scikit-learn's digits.
 """
 
 from __future__ import annotations
