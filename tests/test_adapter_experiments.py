@@ -1,5 +1,6 @@
 """The experiments of C15 and C16: ways to adapt, on made-up data and weights."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,6 +160,23 @@ def test_rates_are_chosen_on_pairs_and_a_seed_of_their_own(small_weights, monkey
     assert one.attrs["used"] == "20 of 60 pairs"
     again = fewshot_sts.run(data=data, **settings, generator=generator(3))
     xr.testing.assert_identical(one, again)
+
+
+def test_the_published_weights_are_adapted():
+    """The package itself, where it is installed, as it is in CI: sentences that mean the same are near each other."""
+    try:
+        minilm.weights_folder()
+    except DataMissing as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+    first, second = ("A man plays the guitar.", "The cat sleeps."), ("A man is playing guitar.", "Stocks fell today.")
+    alike, other = minilm.PairCosine(minilm.upper_layers(generator(), count=1, renewed=0), first, second, upper=1).all()
+    assert alike > 0.9 > 0.3 > other
+    settings = dict(fewshot_sts.FEWSHOT_STS.plans["smoke"].cells[0])
+    data = fewshot_sts.run(data=(pairs(100, "train"), pairs(60, "dev")), **settings, generator=generator())
+    assert np.isfinite(data["score"]).all()
+    assert (data["update_rank"] >= 1).all()
 
 
 def test_without_weights_it_says_what_to_install(monkeypatch):
