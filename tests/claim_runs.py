@@ -30,11 +30,12 @@ def smoke(name, seed=0, cells=None, **controls):
 
 @cache
 def run_once(name, seed, cells, controls):
-    datasets = {}
+    datasets, taken = {}, set()
     for experiment in CLAIMS[name].EXPERIMENTS:
         known = inspect.signature(experiment.run).parameters
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
         breaking = {key: value for key, value in controls if key in known or open_ended}
+        taken |= breaking.keys()
         given = data_of(experiment)
         runs = []
         for cell in experiment.plans["smoke"].cells[:cells]:
@@ -43,6 +44,7 @@ def run_once(name, seed, cells, controls):
             generator = torch.Generator().manual_seed(seed)
             runs.append((settings, [experiment.run(**settings, **given, generator=generator)]))
         datasets[experiment.name] = combine(runs, [seed])
+    assert taken == dict(controls).keys(), f"no experiment of {name} knows {dict(controls).keys() - taken}"
     return datasets
 
 

@@ -28,11 +28,13 @@ def run(
     checked_steps: int,
     lr_fraction: float,
     generator: torch.Generator,
+    disturbance: float = 0.0,
 ) -> xr.Dataset:
     """Return loss and inert scales of the reduced run over (step, layer), and ``checked_difference``.
 
     The latter is the largest entry by which full and expanded weights differ after ``checked_steps`` steps, over
-    the largest singular value. ``predicted_scale`` is the scalar recursion by itself.
+    the largest singular value. ``predicted_scale`` is the scalar recursion by itself. ``disturbance`` times a Gaussian
+    matrix is added to W_1 of the full network once it has been reduced: a negative control.
     """
     problem = Factorization(low_rank_target(outputs, width, rank=rank, generator=generator))
     network = DeepLinearNetwork((*[width] * depth, outputs), init_scale, generator=generator)
@@ -40,6 +42,9 @@ def run(
     early, small = reduce_network(network, problem), reduce_network(network, problem)
     predicted = inert_scales(invariant_frames(network, problem), problem, rule, steps, every=steps // 20)
 
+    if disturbance:
+        first = network.weights[0]
+        first.add_(disturbance * torch.randn(first.shape, generator=generator, dtype=first.dtype))
     gradient_descent(early, problem, rule, checked_steps, every=checked_steps)
     gradient_descent(network, problem, rule, checked_steps, every=checked_steps)
     losses, scales = [float(small.loss())], [small.inert_scale[0].numpy().copy()]
