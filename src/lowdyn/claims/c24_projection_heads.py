@@ -28,8 +28,9 @@ DEVIATION = (
     "Published: from one data set to another, rule not known. Here perceptrons, from one half of the classes of an "
     "image set to the other half: a backbone of five normalized ReLU layers, training as in C1. Smoke: 300 images, "
     "width 64, 60 epochs; quick: 1 500, width 128, 40 epochs, three seeds; paper: all images found, width 1024, 100 "
-    "epochs. The probe is fitted on one half of all images of the new classes and scored on the other. CIFAR-10, or "
-    "digits where it is not found."
+    "epochs. The probe is fitted on one half of all images of the new classes and scored on the other. D is judged on "
+    "the classes learnt, whose compression the head takes over; that of the new classes is shown. CIFAR-10, or digits "
+    "where it is not found."
 )
 SCALE_NOTE = (
     "At quick scale the accuracies of four heads rise but for one pair, by about as much as seeds differ; at smoke "
