@@ -1,5 +1,7 @@
 """What completion reads and what it is: sparse formats, comparisons, and input that it refuses."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lowdyn import DeepLinearNetwork, Descent, gradient_descent, reduce_network
 from lowdyn.dynamics import invariant_frames, stable_lr
 from lowdyn.networks import MLP
 from lowdyn.problems import Completion, Factorization, low_rank_target
+from lowdyn.recovery import gradient_start, spectral_start
 from tests.cases import gaussian, seeded
 from tests.observed import TOLERANCE, both_forms, seen, stored
 
@@ -64,6 +67,31 @@ def test_nothing_of_the_full_shape_is_formed():
     losses = gradient_descent(network, problem, Descent(lr=10.0), 5)["loss"].values
     assert losses[-1] < losses[0]
     assert problem.gradient_at(weights).nnz == problem.surrogate().nnz == 1000
+
+
+@pytest.mark.parametrize("shape", [(100_000, 150), (150, 100_000)])
+def test_no_start_or_rate_of_a_thin_matrix_takes_its_full_shape(shape):
+    rng = np.random.default_rng(0)
+    places = rng.choice(shape[0] * shape[1], 50_000, replace=False)
+    entries = sparse.coo_array((rng.standard_normal(50_000), np.divmod(places, shape[1])), shape=shape)
+    problem = Completion.from_sparse(entries)
+    weights = [0.1 * gaussian(4, shape[1]), 0.1 * gaussian(shape[0], 4, seed=1)]
+    network = DeepLinearNetwork.from_weights(weights)
+    stable_lr(problem, 2)  # what is imported and compiled is none of it
+    problem.gradient_at(weights)
+    peaks = []
+    for made in (
+        lambda: stable_lr(problem, 3),
+        lambda: spectral_start(network, problem, 1),
+        lambda: gradient_start(network, problem, 1),
+    ):
+        tracemalloc.start()
+        try:
+            made()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert max(peaks) < 8 * shape[0] * shape[1] / 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.sparse.linalg import aslinearoperator
 
 from lowdyn import DeepLinearNetwork, Descent, gradient_descent, reduce_network
-from lowdyn.linalg import leading_singular_vectors, principal_angles
+from lowdyn.linalg import leading_singular_vectors, principal_angles, random_orthogonal
 from lowdyn.networks import normal
 from lowdyn.problems import Completion, Factorization, low_rank_target
 from lowdyn.recovery import compress_network, compressed_factors, gradient_start, spectral_start
@@ -45,6 +46,47 @@ def test_leading_singular_vectors_are_those_of_the_svd(shape, form):
     assert_orthonormal(left)
     assert_orthonormal(right)
     assert torch.equal(leading_singular_vectors(given, 5)[2], right)
+
+
+def graded(rows, columns, values):
+    """A matrix with these singular values and no others."""
+    generator = seeded()
+    left, right = (random_orthogonal(side, len(values), generator=generator) for side in (rows, columns))
+    return left * torch.tensor(values, dtype=torch.float64) @ right.mT
+
+
+@pytest.mark.parametrize("shape", [(9_000, 150), (150, 9_000), (6_000, 300)])  # none of them small
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_matrix])
+def test_a_thin_sparse_matrix_taken_by_rows_keeps_small_values(shape, kind):
+    """A Gram matrix, and Lanczos on it, has lost those below 1e-8 of the largest."""
+    expected = [3.0, 1.0, 1e-3, 1e-6, 1e-9, 1e-11]
+    count = 80 if min(shape) == 300 else 6  # rank 6: the others are zero
+    matrix = graded(*shape, expected)
+    left, values, right = leading_singular_vectors(kind(matrix.numpy()), count)
+    torch.testing.assert_close(values[:6], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert float(values[6:].sum()) < 1e-13
+    torch.testing.assert_close(left * values @ right.mT, matrix, rtol=0, atol=1e-14)
+    assert_orthonormal(left)
+    assert_orthonormal(right)
+    again = leading_singular_vectors(kind(matrix.numpy()), count)
+    assert all(torch.equal(one, other) for one, other in zip((left, values, right), again, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_large_operator_is_as_its_matrix(count):
+    matrix = gaussian(9_000, 150)
+    left, values, right = leading_singular_vectors(aslinearoperator(matrix.numpy()), count)
+    torch.testing.assert_close(values, torch.linalg.svdvals(matrix)[:count], rtol=1e-12, atol=0)
+    torch.testing.assert_close(matrix @ right, left * values, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(9_000, 150), (150, 9_000), (300, 400), (5_000, 4_000), (30, 20)])
+def test_a_matrix_of_zeros_has_orthonormal_vectors(shape):
+    left, values, right = leading_singular_vectors(sparse.csr_array(([0.0], ([0], [0])), shape=shape), 3)
+    assert values.tolist() == [0.0, 0.0, 0.0]
+    assert (left.shape, right.shape) == ((shape[0], 3), (shape[1], 3))
+    assert_orthonormal(left)
+    assert_orthonormal(right)
 
 
 @pytest.mark.parametrize("count", [0, 4])
@@ -86,6 +128,18 @@ def test_a_sparse_problem_gives_the_frames_of_the_dense_one(start):
     dense, thin = (start(network, one, 2) for one in (Completion(target, mask), Completion.from_sparse(stored)))
     for one, other in zip(dense, thin, strict=True):
         assert float(principal_angles(one, other)[0]) < 1e-10
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (30, 30)])
+def test_the_gradient_start_of_a_narrow_network_is_that_of_its_definition(shape):
+    target, mask = masked(*shape)
+    network = DeepLinearNetwork.from_weights([gaussian(5, shape[1]), gaussian(shape[0], 5, seed=1)])
+    problem = Completion(target, mask)
+    first, above = network.weights
+    gradient = above.mT @ problem.gradient_at(network.weights)
+    expected = [torch.linalg.svd(one).Vh[:2].mT for one in (gradient, gradient.mT @ first)]
+    right = gradient_start(network, problem, 2)[1]
+    assert float(principal_angles(right, torch.linalg.qr(torch.cat(expected, dim=1))[0])[0]) < 1e-12
 
 
 def test_a_start_that_is_not_orthogonal_still_gives_orthonormal_frames():

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lowdyn.arguments import checked_generator, checked_matrix, checked_number
 
+# Entries of a sparse matrix that are written out at a time: 8 MB, little memory, and enough for LAPACK to run fast.
+_BLOCK = 1 << 20
+
 
 def random_orthogonal(
     rows: int,
@@ -145,9 +148,11 @@ def spectral_norm(matrices: Tensor) -> float:
 def leading_singular_vectors(matrix: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (m, count), σ (count,) descending and V (n, count) of the ``count`` largest singular values, float64.
 
-    ``matrix`` is a tensor, a scipy sparse matrix or a ``LinearOperator``, of which only products are taken: Lanczos
-    (ARPACK, to machine precision) from a fixed start, so that the same matrix gives the same vectors. A small matrix,
-    or a large share of the spectrum, goes through the SVD. ValueError when count exceeds min(m, n).
+    ``matrix`` is a tensor, a scipy sparse matrix or a ``LinearOperator``. Lanczos (ARPACK, to machine precision
+    for values above 1e-8 of the largest) takes products only, from a fixed start, so that the same matrix gives the
+    same vectors. A small or thin matrix, or a large share of the spectrum, goes through the SVD: a large sparse one a
+    block of rows at a time, so that nothing of m x n is formed, only what is in size like U and V, and some blocks of
+    8 MB. ValueError when count exceeds min(m, n).
 
     >>> u, values, v = leading_singular_vectors(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2)
     >>> values.tolist(), v.shape
@@ -157,24 +162,57 @@ def leading_singular_vectors(matrix: Any, count: int) -> tuple[Tensor, Tensor, T
     smaller = min(rows, columns)
     if not 1 <= count <= smaller:
         raise ValueError(f"a {rows} x {columns} matrix has 1 … {smaller} leading singular vectors, not {count}")
-    device = matrix.device if isinstance(matrix, Tensor) else None
+    dense, small = isinstance(matrix, Tensor), rows * columns <= _BLOCK
     if smaller <= 200 or 4 * count > smaller:
-        if isinstance(matrix, Tensor):
-            dense = matrix.to(torch.float64)
-        else:
-            identity = np.eye(columns) if columns <= rows else np.eye(rows)
-            dense = torch.from_numpy(np.asarray(matrix @ identity if columns <= rows else (matrix.T @ identity).T))
-        left, values, right_t = torch.linalg.svd(dense.to(torch.float64), full_matrices=False)
-        return left[:, :count], values[:count], right_t[:count].mT
+        if hasattr(matrix, "tocsr") and not small:
+            return _by_rows(matrix, count)
+        if dense or small or 4 * count > smaller:  # of a large operator U alone then has a quarter of its size
+            formed = matrix.to(torch.float64) if dense else _formed(matrix)
+            left, values, right_t = torch.linalg.svd(formed, full_matrices=False)
+            return left[:, :count], values[:count], right_t[:count].mT
     from scipy.sparse.linalg import svds
 
-    operand = matrix.detach().cpu().to(torch.float64).numpy() if isinstance(matrix, Tensor) else matrix
+    operand = matrix.detach().cpu().to(torch.float64).numpy() if dense else matrix
     begin = np.random.default_rng(0).standard_normal(smaller)
-    u, s, vt = svds(operand, k=count, v0=begin, solver="arpack")
+    if not np.any(operand @ begin if columns <= rows else operand.T @ begin):  # ARPACK cannot start at zero
+        u, s, vt = np.eye(rows, count), np.zeros(count), np.eye(count, columns)
+    else:
+        u, s, vt = svds(operand, k=count, v0=begin, solver="arpack")
     order = np.argsort(-s)
     parts = (u[:, order], s[order], vt[order].T)
+    device = matrix.device if dense else None
     left, values, right = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in parts)
     return left, values, right
+
+
+def _formed(matrix: Any) -> Tensor:
+    """Return all entries of a sparse matrix or an operator, float64, by products with the shorter identity."""
+    rows, columns = matrix.shape
+    full = matrix @ np.eye(columns) if columns <= rows else (matrix.T @ np.eye(rows)).T
+    return torch.from_numpy(np.asarray(full)).to(torch.float64)
+
+
+def _by_rows(matrix: Any, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``leading_singular_vectors`` does of a sparse matrix, to eps·σ_1 as the SVD would.
+
+    The triangle R of A = Q R, gathered a block of rows at a time, has A's singular values and right vectors; a Gram
+    matrix would lose those below 1e-8 of the largest.
+    """
+    turned = matrix.shape[0] < matrix.shape[1]
+    tall = (matrix.T if turned else matrix).tocsr()
+    rows, columns = tall.shape
+    step = max(columns, _BLOCK // columns)
+    triangle: Any = np.zeros((0, columns))
+    for begin in range(0, rows, step):
+        stacked = np.concatenate([triangle, tall[begin : begin + step].toarray()], dtype=np.float64)
+        triangle = np.linalg.qr(stacked, mode="r")
+    _, values, right_t = np.linalg.svd(triangle)
+    right = np.ascontiguousarray(right_t[:count].T)
+    # A v_i / σ_i would not be orthonormal where σ_i is small; in descending order QR is, and as near to A.
+    left, inner = np.linalg.qr(tall @ right)
+    left *= np.where(np.diagonal(inner) < 0, -1.0, 1.0)
+    left, right = (right, left) if turned else (left, right)
+    return torch.from_numpy(left), torch.from_numpy(values[:count].copy()), torch.from_numpy(right)
 
 
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:

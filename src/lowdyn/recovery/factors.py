@@ -108,7 +108,10 @@ def gradient_start(network: DeepLinearNetwork, problem: Problem, rank: int) -> t
     gradient = problem.to(torch.float64).gradient_at(weights)
     # Of a sparse problem the gradient is sparse, and multiplies from the left only.
     pulled = above.mT @ gradient if isinstance(gradient, Tensor) else torch.from_numpy((gradient.T @ above.numpy()).T)
-    rows, columns = (leading_singular_vectors(one, rank)[2] for one in (pulled, pulled.mT @ first))
+    # The triangle of G_1ᵀ has in G_1ᵀ W_1 the same right singular vectors, and spares a square of the longer side.
+    shorter = len(pulled) < pulled.shape[1]
+    turned = torch.linalg.qr(pulled.mT, mode="r")[1] if shorter else pulled.mT
+    rows, columns = (leading_singular_vectors(one, rank)[2] for one in (pulled, turned @ first))
     right, _ = torch.linalg.qr(torch.cat([rows, columns], dim=1))
     left, _, right_t = torch.linalg.svd(above @ (first @ right), full_matrices=False)
     return left @ right_t, right
