@@ -80,6 +80,21 @@ def test_a_rating_that_cannot_be_used_is_named(triples, position, message):
     assert str(caught.value).startswith(f"rating {position}: ")
 
 
+@pytest.mark.parametrize("name", ["who", "what"])
+@pytest.mark.parametrize("dtype", ["Int64", "string", "object", "float64", "datetime64[ns]"])
+def test_a_gap_among_the_ids_of_a_frame_is_named(name, dtype):
+    gap = pd.Series([3, 5, None, None], dtype="float64").astype("Int64").astype(dtype)
+    frame = pd.DataFrame({"who": [7, 8, 9, 9], "what": [1, 2, 3, 4], "how": 1.0}).assign(**{name: gap})
+    with pytest.raises(RatingError, match="rating 2: an id is missing: "):
+        ratings_matrix(frame)
+
+
+def test_a_gap_among_the_values_of_a_frame_is_named():
+    frame = pd.DataFrame({"who": [7, 8], "what": [1, 2], "how": pd.Series([1, None], dtype="Int64")})
+    with pytest.raises(RatingError, match=r"rating 1: needed \(row id, column id, number\), got \(8, 2, <NA>\)"):
+        ratings_matrix(frame)
+
+
 def test_no_ratings_make_an_empty_matrix():
     matrix, rows, columns = ratings_matrix([])
     assert (matrix.shape, len(rows), len(columns)) == ((0, 0), 0, 0)

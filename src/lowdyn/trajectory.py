@@ -79,15 +79,32 @@ class Recorder:
         self._dims: dict[str, tuple[str, ...]] = {}
 
     def add(self, step: int, record: Record) -> None:
-        """Append one record; ``step`` must exceed the last, and every record must hold the same variables."""
+        """Append one record; ``step`` must exceed the last, and every record must hold the same variables.
+
+        ValueError, and nothing is appended, for other variables, dimensions or shapes than in earlier records, for what
+        are no numbers, and for a first record whose sizes do not fit each other or the coordinates.
+        """
         if self.steps and step <= self.steps[-1]:
             raise ValueError(f"step {step} does not follow step {self.steps[-1]}; records must be in order")
         if self.steps and record.keys() != self._values.keys():
             raise ValueError(f"this record holds {sorted(record)}, earlier ones {sorted(self._values)}")
+        copies = {name: (tuple(dims), np.array(value)) for name, (dims, value) in record.items()}  # the model moves on
+        for name, (dims, value) in copies.items():
+            if value.dtype.kind not in "biufc":
+                raise ValueError(f"{name!r} holds {value.dtype}; a record holds numbers")
+            if self.steps and (dims, value.shape) != self.layout(name):
+                earlier = "{} {}".format(*self.layout(name))
+                raise ValueError(f"{name!r} is {dims} {value.shape} in this record, {earlier} in earlier ones")
+        if not self.steps:
+            xr.Dataset(copies, coords=self._coords)  # says what does not fit
         self.steps.append(int(step))
-        for name, (dims, value) in record.items():
+        for name, (dims, value) in copies.items():
             self._dims[name] = ("step", *dims)
-            self._values.setdefault(name, []).append(np.array(value))  # a copy: the model moves on
+            self._values.setdefault(name, []).append(value)
+
+    def layout(self, name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return dimensions and shape of a variable in every record."""
+        return self._dims[name][1:], self._values[name][0].shape
 
     def dataset(self, attrs: Mapping[str, Any] | None = None) -> xr.Dataset:
         """Return all records so far as a Dataset; ``attrs`` values that are not plain become JSON text."""

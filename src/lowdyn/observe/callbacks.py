@@ -28,7 +28,8 @@ def trainer_callback(
 
     The arguments are those of :class:`~lowdyn.Tracker`, which the callback makes when training begins and holds as
     ``tracker``; a step is an update of the optimizer. Every checkpoint that the Trainer writes gets the tracker's
-    state in a file beside the model's, and training that goes on from a checkpoint goes on with it.
+    state in a file beside the model's, and training that goes on from a checkpoint goes on with it. A file that cannot
+    be written is one of the tracker's ``failures``, and training goes on.
 
     The model's weights are the Trainer's business. Of models whose modules transformers has renamed since their weights
     were published, such as ViT in 5.23, its ``resume_from_checkpoint`` leaves the renamed ones as they are, with no
@@ -62,11 +63,15 @@ def trainer_callback(
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.tracker is not None:
-                held = self.tracker.state_dict()  # of a sharded model every process takes part
-                if state.is_world_process_zero:
-                    replace_atomically(_file(args, state), save(held))
+                self.tracker.attempt("checkpoint", _keep, self.tracker, args, state)
 
     return Tracking()
+
+
+def _keep(tracker: Tracker, args: Any, state: Any) -> None:
+    held = tracker.state_dict()  # of a sharded model every process takes part
+    if state.is_world_process_zero:
+        replace_atomically(_file(args, state), save(held))
 
 
 def _file(args: Any, state: Any) -> Path:

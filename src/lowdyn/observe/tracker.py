@@ -32,9 +32,9 @@ class Tracker:
     name to its dimensions and array.
 
     The loop stays the user's own; ``trajectory`` is what was seen so far. Parameters are read, not hooked, and
-    the global random generator is not touched. Wrong arguments, and a look that fails now, raise; a look that fails
-    later, for whatever reason, does not: it is left out, ``failures`` and the trajectory's attribute ``failed`` say at
-    which step and why, one warning is given, and training goes on.
+    the global random generator is not touched. Wrong arguments, and a look that fails now, raise; a look or schedule
+    that fails later, for whatever reason, does not: the look is left out, ``failures`` and the trajectory's attribute
+    ``failed`` say at which step and why, one warning is given, and training goes on.
 
     >>> from lowdyn import Spectra
     >>> tracker = Tracker(nn.Linear(3, 3), Spectra(top=1), every=2)
@@ -55,7 +55,7 @@ class Tracker:
         if not probes:
             raise ValueError("a Tracker needs at least one probe, such as Spectra()")
         self.every = every if hasattr(every, "due") else checked_count("every", every, at_least=1)
-        self.schedule: Schedule = every if not isinstance(every, int) else Every(every)
+        self.schedule: Schedule = Every(self.every) if isinstance(self.every, int) else self.every
         self.budget = Budget(budget)
         self.on_record = on_record
         self.steps = 0
@@ -77,6 +77,7 @@ class Tracker:
             raise ValueError(f"two probes record {', '.join(twice)}; give one of them a prefix")
         for recorder, record in zip(self._recorders, seen, strict=True):
             recorder.add(0, record)
+        self._merged()  # or it raises here: dimensions of one name that differ between probes
         self._tell(seen)
         self._settle()
         self.budget.pay(perf_counter() - began)
@@ -87,7 +88,7 @@ class Tracker:
         self._until = perf_counter()
         if self._since is None:
             self._since = self._until  # what passed between construction and training is neither
-        if self.steps >= self._not_before and self.schedule.due(self.steps):
+        if self.steps >= self._not_before and self.attempt("every", lambda: bool(self.schedule.due(self.steps))):
             self._synchronize()
             self._until = perf_counter()
             self._settle()
@@ -106,9 +107,7 @@ class Tracker:
         began = perf_counter()
         seen: list[Record | None] = []
         for name, look, recorder in zip(self._names, self._looks, self._recorders, strict=True):
-            seen.append(self._attempt(name, look, self.steps))
-            if seen[-1] is not None:
-                self._attempt(name, recorder.add, self.steps, seen[-1])
+            seen.append(self.attempt(name, self._recorded, look, recorder))
         self._tell(seen)
         self._synchronize()
         now = perf_counter()
@@ -125,19 +124,26 @@ class Tracker:
     @property
     def trajectory(self) -> xr.Dataset:
         """What was seen so far, over ``step`` (0 = before the first update); NaN where a look failed."""
-        parts = [recorder.dataset() for recorder in self._recorders]
-        merged = xr.merge(parts, join="outer", compat="equals", combine_attrs="drop")
         attrs: dict[str, Any] = {"every": self.every if isinstance(self.every, int) else repr(self.every)}
         if self.budget.limit is not None:
             attrs |= {"budget": self.budget.limit, "share": self.share}
         if self.failures:
             attrs["failed"] = self.failures
-        return merged.assign_attrs(plain_attributes({**attrs, "lowdyn": __version__}))
+        return self._merged().assign_attrs(plain_attributes({**attrs, "lowdyn": __version__}))
 
-    def _attempt(self, name: str, look: Callable[..., Any], *arguments: Any) -> Any:
-        """Call, and return None after writing down why it failed."""
+    def _merged(self) -> xr.Dataset:
+        parts = [recorder.dataset() for recorder in self._recorders]
+        return xr.merge(parts, join="outer", compat="equals", combine_attrs="drop")
+
+    def _recorded(self, look: Look, recorder: Recorder) -> Record:
+        record = look(self.steps)
+        recorder.add(self.steps, record)
+        return record
+
+    def attempt(self, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what ``call`` does; where it fails, None, after writing down under ``name`` why, as of a look."""
         try:
-            return look(*arguments)
+            return call(*arguments)
         except Exception as error:
             because = f"{type(error).__name__}: {error}"
             if not self.failures:
@@ -154,7 +160,7 @@ class Tracker:
     def _tell(self, seen: Sequence[Record | None]) -> None:
         if self.on_record is not None:
             whole = {name: value for record in seen if record is not None for name, value in record.items()}
-            self._attempt("on_record", self.on_record, self.steps, whole)
+            self.attempt("on_record", self.on_record, self.steps, whole)
 
     def _settle(self) -> None:
         """Enter the training time up to the end of the last step: what follows it may not be training."""
