@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from lowdyn.arguments import checked_choice, checked_count, checked_generator, checked_matrix, checked_number
+from lowdyn.arguments import (
+    checked_choice,
+    checked_count,
+    checked_flag,
+    checked_generator,
+    checked_matrix,
+    checked_number,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
 
@@ -53,6 +60,17 @@ def test_a_number_lies_in_a_half_open_range():
         checked_number("momentum", -0.1, at_least=0, below=1)
     with pytest.raises(ValueError, match=r"momentum must be below 1, got 1\.0"):
         checked_number("momentum", 1, at_least=0, below=1)
+
+
+def test_a_flag_becomes_a_bool():
+    assert [checked_flag("nesterov", value) for value in (True, False, np.True_, np.False_)] == [True, False] * 2
+    assert type(checked_flag("nesterov", np.True_)) is bool
+
+
+@pytest.mark.parametrize("value", [1, 0, "no", None, 1.0, np.array([True]), torch.tensor(True)])
+def test_a_flag_is_true_or_false(value):
+    with pytest.raises(TypeError, match="nesterov must be True or False, got "):
+        checked_flag("nesterov", value)
 
 
 def test_a_choice_is_refused_with_the_list():

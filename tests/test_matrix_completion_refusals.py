@@ -36,6 +36,20 @@ def test_parameters_are_checked_when_fitted(parameters, message):
         model.fit(np.ones((4, 3)))
 
 
+@pytest.mark.parametrize("name", ["early_stopping", "warm_start"])
+@pytest.mark.parametrize("value", ["yes", "no", 1, None])
+def test_what_is_yes_or_no_is_true_or_false(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got {value!r}"):
+        DeepMatrixCompletion(**{name: value}).fit(np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_bools_of_numpy_are_bools(flag):
+    _, seen = low_rank(10, 8, 1)
+    one, other = (fitted(seen, early_stopping=kind(flag), warm_start=kind(flag)) for kind in (bool, np.bool_))
+    np.testing.assert_array_equal(one.complete(), other.complete())
+
+
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [

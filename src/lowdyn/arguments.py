@@ -43,6 +43,17 @@ def checked_number(name: str, value: Any, *, at_least: float = -math.inf, below:
     return value
 
 
+def checked_flag(name: str, value: Any) -> bool:
+    """Return ``value`` as a bool; TypeError unless it is True or False, NumPy's included.
+
+    >>> checked_flag("nesterov", np.True_)
+    True
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def checked_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     """Return ``value`` if it is one of ``allowed``; ValueError with the list otherwise.
 

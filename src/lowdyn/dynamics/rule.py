@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lowdyn.arguments import checked_number
+from lowdyn.arguments import checked_flag, checked_number
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Descent:
         for name in ("momentum", "weight_decay"):
             self._set(name, checked_number(name, getattr(self, name), at_least=0.0))
         for name in ("nesterov", "decoupled"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            self._set(name, checked_flag(name, getattr(self, name)))
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=True needs a momentum above 0, as in torch.optim.SGD")
         if self.factor_rates is not None:

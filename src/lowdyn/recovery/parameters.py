@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowdyn.arguments import checked_choice, checked_count, checked_number
+from lowdyn.arguments import checked_choice, checked_count, checked_flag, checked_number
 
 
 def check_parameters(estimator: Any) -> None:
@@ -17,5 +17,7 @@ def check_parameters(estimator: Any) -> None:
         if checked_number(name, getattr(estimator, name)) <= 0:
             raise ValueError(f"{name} must be above 0, got {getattr(estimator, name)}")
     checked_number("validation_fraction", estimator.validation_fraction, below=1.0)
+    for name in ("early_stopping", "warm_start"):
+        checked_flag(name, getattr(estimator, name))
     for name in ("regularization", "tol"):
         checked_number(name, getattr(estimator, name), at_least=0.0)
