@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lowdyn import cli
-from lowdyn.ratings_csv import CsvError, read_columns, read_ratings
+from lowdyn import cli, ratings_csv
+from lowdyn.ratings_csv import CsvError, predict_pairs, read_columns, read_ratings
 from lowdyn.recovery import DeepMatrixCompletion, ratings_matrix
 
 NAMES = ("user", "item", "rating")
@@ -64,6 +64,28 @@ def test_the_command_predicts_what_the_estimator_does(files):
         assert part in result.output
     assert f"validation RMSE {model.validation_curve_.min():.4f}, rank {model.rank_}" in result.output
     assert [path.name for path in out.parent.iterdir()] == ["predictions.csv"]
+
+
+@pytest.mark.parametrize("pairs", [7, 6, 3, 1, 0])
+def test_predictions_of_many_blocks_are_those_of_one(files, monkeypatch, pairs):
+    folder, triples, _ = files
+    matrix, users, films = ratings_matrix(triples)
+    model = DeepMatrixCompletion(random_state=3).fit(matrix)
+    rows, columns = [4, 999, 0, 7, 7, 29, 11][:pairs], [2, 5, 999, 0, 19, 3, 8][:pairs]
+    names = [
+        [[*ids.tolist(), *["unheard of"] * 1000][one] for one in side]
+        for ids, side in ((users, rows), (films, columns))
+    ]
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("user", "item"), *zip(*names, strict=True)])
+    monkeypatch.setattr(ratings_csv, "_BLOCK", 3)
+    out = folder / "out.csv"
+    assert predict_pairs(model, (users, films), folder / "pairs.csv", ("user", "item"), out) == pairs
+    with out.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["user", "item", "prediction"]
+    assert [line[:2] for line in lines] == [list(pair) for pair in zip(*names, strict=True)]
+    assert [line[2] for line in lines] == [format(value, ".6g") for value in model.predict_entries(rows, columns)]
 
 
 def test_other_names_and_another_delimiter(tmp_path):
