@@ -102,6 +102,7 @@ def test_other_names_and_another_delimiter(tmp_path):
     ("lines", "message"),
     [
         (["user,item,stars", "a,b,1"], "line 1: no column rating; the columns are user, item, stars"),
+        (["user,item, user,rating,item", "a,b,c,1,d"], "line 1: column user, item stands there more than once; rename"),
         ([], "line 1: no column user, item, rating; the columns are none"),
         (["user,item,rating", "a,b,1", "a,c"], "line 3: 2 fields, needed 3"),
         (["user,item,rating", "a,b,1", "a,c,2,9"], "line 3: 4 fields, needed 3"),
@@ -141,6 +142,20 @@ def test_a_broken_line_among_the_pairs_leaves_the_old_predictions(files):
     assert sorted(path.name for path in folder.iterdir()) == ["pairs.csv", "predictions.csv", "ratings.csv"]
 
 
+def test_a_column_that_is_not_needed_may_stand_twice(tmp_path):
+    path = write(tmp_path / "ratings.csv", "note,user,item,rating,note", "x,a,b,1,y")
+    assert list(read_columns(path, NAMES)) == [(2, ["a", "b", "1"])]
+
+
+def test_a_column_of_the_pairs_that_stands_twice_is_refused(files):
+    folder, _, _ = files
+    write(folder / "pairs.csv", "user,item,user", "u3,x,u4")
+    result = complete(folder / "ratings.csv", "--predict", folder / "pairs.csv", "--out", folder / "out.csv")
+    assert result.exit_code == 2
+    assert "pairs.csv, line 1: column user stands there more than once" in result.output
+    assert not (folder / "out.csv").exists()
+
+
 def test_bad_usage_is_refused_before_anything_is_read(files):
     folder, _, _ = files
     ratings, pairs, out = (folder / name for name in ("ratings.csv", "pairs.csv", "out.csv"))
@@ -151,6 +166,12 @@ def test_bad_usage_is_refused_before_anything_is_read(files):
         ((ratings, "--predict", pairs, "--out", pairs), "is a folder or one of the files read"),
         ((ratings, "--predict", pairs, "--out", out, "--delimiter", "ab"), "must be one character"),
         ((ratings, "--predict", pairs, "--out", out, "--rank", "0"), "--rank"),
+        (
+            (ratings, "--predict", pairs, "--out", out, "--item", "user"),
+            "three columns, got 'user', 'user' and 'rating'",
+        ),
+        ((ratings, "--predict", pairs, "--out", out, "--user", "rating"), "got 'rating', 'item' and 'rating'"),
+        ((ratings, "--predict", pairs, "--out", out, "--rating", "item"), "got 'user', 'item' and 'item'"),
         ((ratings, "--predict", pairs), "--out"),
         ((write(folder / "none.csv", "user,item,rating"), "--predict", pairs, "--out", out), "no observed entries"),
     ):

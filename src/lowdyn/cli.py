@@ -195,6 +195,8 @@ def complete(
     """Predict missing ratings from those of a CSV file, by a deep factorization with biases."""
     if len(delimiter) != 1:
         _refuse(f"--delimiter must be one character, got {delimiter!r}")
+    if len({user, item, rating}) < 3:
+        _refuse(f"--user, --item and --rating must name three columns, got {user!r}, {item!r} and {rating!r}")
     for path in (ratings, predict):
         if not path.is_file():
             _refuse(f"there is no file {path}")

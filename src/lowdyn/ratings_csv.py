@@ -29,7 +29,7 @@ def read_columns(
     """Go through the lines of a CSV file (UTF-8, names in its first line): (line number, the columns ``names``).
 
     Empty lines are passed over. CsvError, with the line's number, for a name that is not there (those present are
-    listed), a line with more or fewer fields than the first, or text that is not UTF-8.
+    listed) or there twice, a line with more or fewer fields than the first, or text that is not UTF-8.
     """
     total = path.stat().st_size
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
@@ -40,6 +40,10 @@ def read_columns(
             if missing:
                 present = ", ".join(header) or "none"
                 raise CsvError(f"{path}, line 1: no column {', '.join(missing)}; the columns are {present}")
+            if twice := [name for name in names if header.count(name) > 1]:
+                raise CsvError(
+                    f"{path}, line 1: column {', '.join(twice)} stands there more than once; rename the others"
+                )
             places = [header.index(name) for name in names]
             for count, fields in enumerate(reader):
                 if count % _BLOCK == 0:
