@@ -216,26 +216,32 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         return columns[best], values[best]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to one safetensors file, parameters as JSON in its header, whole or not at all."""
+        """Write the fitted model to one safetensors file, parameters as JSON in its header, whole or not at all.
+
+        A ``random_state`` that is a RandomState is not kept: the model that is loaded has None. ValueError or TypeError
+        for parameters, set since the fit, that ``fit`` would refuse.
+        """
         check_is_fitted(self)
         arrays = {name: getattr(self, name) for name in ("loss_curve_", "validation_curve_")}
         arrays |= {"seen_starts": self._seen[0], "seen_columns": self._seen[1]}
         arrays |= {f"factor_{place}": one for place, one in enumerate(self._factors.arrays())}
         numbers = {"mean": self.mean_, "range": self._range, "penalty": self._penalty, "n_iter": self.n_iter_}
-        numbers["regularization"] = self.regularization_
         names = getattr(self, "feature_names_in_", None)
+        numbers |= {"regularization": self.regularization_, "depth": 2 + len(self._factors.cores)}
         numbers["feature_names"] = None if names is None else list(names)
         storage.save(path, self.get_params(), numbers, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return a model that ``save`` wrote; ValueError for another file."""
-        parameters, numbers, arrays = storage.load(path)
+        """Return a model that ``save`` wrote.
+
+        FileNotFoundError where no file is; ValueError for another file, in one line that names it and what is wrong.
+        """
+        parameters, numbers, arrays, factors = storage.load(path, cls().get_params())
         model = cls(**parameters)
         model.loss_curve_, model.validation_curve_ = arrays["loss_curve_"], arrays["validation_curve_"]
         model.regularization_ = numbers["regularization"]
         model.n_iter_, model._seen = numbers["n_iter"], (arrays["seen_starts"], arrays["seen_columns"])
-        factors = Factors.of([arrays[f"factor_{place}"] for place in range(2 + parameters["depth"])])
         model._hold(factors, numbers["mean"], tuple(numbers["range"]), Penalty(*numbers["penalty"]))
         model.n_features_in_ = len(factors.right)
         if numbers["feature_names"] is not None:
@@ -259,16 +265,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         return chosen
 
     def _start(self, seen: Observations, random_state: RandomState) -> Start:
-        return Start.of(
-            seen,
-            rank=self.rank,
-            depth=self.depth,
-            center=self.center,
-            init_scale=self.init_scale,
-            discrepant_ratio=self.discrepant_ratio,
-            regularization=self.regularization,
-            random_state=random_state,
-        )
+        names = ("rank", "depth", "center", "init_scale", "discrepant_ratio", "regularization")
+        return Start.of(seen, random_state=random_state, **{name: getattr(self, name) for name in names})
 
     def _try(self, seen: Observations, held_out: Mask, random_state: RandomState, on_iteration: OnIteration) -> Fit:
         """Return the fit to the entries that are not held out, its errors in the units of X."""
