@@ -39,7 +39,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
 
     Parameters
     ----------
-    rank : at least 1; clipped at the smaller side of the matrix.
+    rank : at least 1; above the smaller side of the matrix it is clipped there, without a word: the clipped rank is the
+        length of ``singular_values_``, while ``rank_`` counts those of them that are alive.
     depth : number of factors, at least 2. 2 is the usual factorization; 3 shrinks large singular values less.
     center : "bias" trains mean, row and column biases too, "mean" takes the mean off, "none" takes nothing off.
     init_scale : scale of every factor at the start, 1 = the spectrum's own; below about 0.6 a start of depth 3 stays
@@ -65,8 +66,8 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     validation_curve_ : root mean square error on the held-out entries, before the first iteration and after each;
         empty without early stopping.
     regularization_ : what it ended with.
-    rank_ : number of singular values above one hundredth of the largest.
-    singular_values_ : (clipped rank,) of the factorization without its biases.
+    rank_ : number of singular values above one hundredth of the largest; at most the clipped rank, mostly less.
+    singular_values_ : (clipped rank,) of the factorization without its biases, dead ones included.
     components_ : (clipped rank, columns), orthonormal: the right singular vectors.
     mean_, row_bias_, column_bias_ : number, (rows,), (columns,).
     n_features_in_ : number of columns.
