@@ -100,14 +100,6 @@ def test_few_layers_are_remarked_upon_with_their_share():
         adapt(base_model("stack"), target_modules=["0", "2", "fc1"])
 
 
-def test_a_head_that_is_left_behind_is_remarked_upon():
-    targets = ["query", "value"]
-    with pytest.warns(UserWarning, match=r"head 'classifier' .* not saved .*modules_to_save=\['classifier'\]"):
-        adapt(base_model("bert"), target_modules=targets)
-    adapt(base_model("bert"), target_modules=targets, modules_to_save=["classifier"])  # a warning would be an error
-    adapt(base_model("bert"), target_modules=targets, task_type=TaskType.SEQ_CLS)
-
-
 # --- files ----------------------------------------------------------------------------------------------------
 
 

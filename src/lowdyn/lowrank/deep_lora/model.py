@@ -9,18 +9,18 @@ from typing import Any, cast
 import torch
 from peft import NoMatchingPeftModuleError
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, AuxiliaryTrainingWrapper
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from lowdyn.lowrank.deep_lora.config import DeepLoraConfig
+from lowdyn.lowrank.deep_lora.heads import KEPT_BY_TASK, lost_heads, namesakes
 from lowdyn.lowrank.deep_lora.layer import DeepLoraLinear, features_of
 from lowdyn.lowrank.deep_lora.registration import PREFIX
 
 FEW = 0.1  # a smaller share of adapted linear layers is remarked upon
-HEADS = ("classifier", "score", "qa_outputs")  # what PEFT itself takes for a task's head
 
 
 class DeepLoraModel(BaseTuner):
@@ -44,7 +44,7 @@ class DeepLoraModel(BaseTuner):
         if not config.inference_mode:  # of an adapter that is loaded to be used, nothing is left to choose
             adapted = [name for name, layer in _adapted(model) if adapter_name in layer.r]
             _warn_of_few(model, named, adapted, config)
-            _warn_of_lost_head(model)
+            _warn_of_lost_heads(model, config)
 
     def _create_and_replace(
         self,
@@ -163,13 +163,14 @@ def _warn_of_few(model: nn.Module, named: Any, adapted: list[str], config: DeepL
         )
 
 
-def _warn_of_lost_head(model: nn.Module) -> None:
-    for name, head in model.named_children():
-        kept = isinstance(head, AuxiliaryTrainingWrapper | DeepLoraLinear) or not list(head.parameters())
-        if name in HEADS and not kept and not any(isinstance(one, DeepLoraLinear) for one in head.modules()):
-            warnings.warn(
-                f"the head {name!r} will not be trained, and not saved with the adapter: if it is new, pass "
-                f"modules_to_save=[{name!r}] (or the task_type, for which PEFT adds it)",
-                UserWarning,
-                stacklevel=2,
-            )
+def _warn_of_lost_heads(model: nn.Module, config: DeepLoraConfig) -> None:
+    for name in lost_heads(model, config):
+        by_task = " (or the task_type, for which PEFT adds it)" if name in KEPT_BY_TASK else ""
+        others = namesakes(model, name)
+        rename = f", under a name with another end, which PEFT would find in {others[0]} too" if others else ""
+        warnings.warn(
+            f"the head {name!r} will not be trained, and not saved with the adapter: if it is new, pass "
+            f"modules_to_save=[{name!r}]{by_task}{rename}",
+            UserWarning,
+            stacklevel=2,
+        )
