@@ -156,15 +156,29 @@ assert "lowdyn" not in sys.modules
     assert all(float(value) < 1e-6 for value in off.values()), off
 
 
+def one_block():
+    """The BERT, cut down to its first block."""
+    model = base_model("bert")
+    del model.bert.encoder.layer[1:]
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, of inductor
 @pytest.mark.parametrize(
     ("name", "backend"),
-    # Inductor calls a C++ compiler: once is enough to see that it takes what aot_eager has traced.
-    [("stack", "inductor"), ("stack", "aot_eager"), ("vit", "aot_eager"), ("bert", "aot_eager")],
+    # Inductor calls a C++ compiler: a stack and one block show whether it takes what aot_eager has traced.
+    [
+        ("stack", "inductor"),
+        ("block", "inductor"),
+        ("stack", "aot_eager"),
+        ("vit", "aot_eager"),
+        ("bert", "aot_eager"),
+    ],
 )
 def test_eager_is_compiled(name, backend):
     torch.compiler.reset()
-    model, inputs = adapted(name), inputs_of(name)
+    name, base = ("bert", one_block()) if name == "block" else (name, None)
+    model, inputs = adapted(name, base=base), inputs_of(name)
     compiled = torch.compile(copy.deepcopy(model), backend=backend, fullgraph=name == "stack")
     torch.testing.assert_close(output_of(compiled, inputs), output_of(model, inputs), rtol=1e-5, atol=1e-6)
     for one in (model, compiled):
