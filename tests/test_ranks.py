@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from lowdyn import advise_ranks, factorize
+from lowdyn import Spectra, Tracker, advise_ranks, factorize
 from lowdyn.linalg import random_orthogonal, rank_of_energy
 from lowdyn.networks import MLP
 from tests.cases import built, gaussian, seeded
@@ -154,6 +154,31 @@ def test_a_trajectory_gives_the_same_advice_as_the_start(top):
     for layer, same in zip(advice.layers, expected.layers, strict=True):
         assert (layer.name, layer.rank, layer.kept) == (same.name, same.rank, same.kept)
         assert layer.energy_lost == pytest.approx(same.energy_lost, abs=1e-13)
+
+
+def test_a_tracked_training_gives_the_same_advice_as_its_start():
+    """As long as the probe follows the rank's directions: values and norm of the move are all that is compared."""
+    model, start = mlp(), mlp()
+    few, some, all_ = trackers = [Tracker(model, Spectra(top=top), every=10) for top in (3, 6, 16)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    inputs, labels = gaussian(40, 12), torch.arange(40) % 5
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        for tracker in trackers:
+            tracker.step()
+    expected = advise_ranks(model, start, share=0.7)
+    assert 3 < advised(expected)["hidden1"] <= 6
+    for tracker in (some, all_):
+        advice = advise_ranks(model, tracker.trajectory, share=0.7)
+        assert (advice.ranks, advice.rank_pattern()) == (expected.ranks, expected.rank_pattern())
+        for layer, same in zip(advice.layers, expected.layers, strict=True):
+            assert (layer.name, layer.shape, layer.rank, layer.kept) == (same.name, same.shape, same.rank, same.kept)
+            assert layer.weight_energy_lost == same.weight_energy_lost
+            assert layer.energy_lost == pytest.approx(same.energy_lost, abs=1e-13)
+    with pytest.raises(ValueError, match=r"of the move of hidden1 the trajectory holds 3 values, with less than 0\.7"):
+        advise_ranks(model, few.trajectory, share=0.7)
 
 
 def test_a_trajectory_that_follows_too_few_directions_is_refused():
