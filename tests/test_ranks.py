@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+import lowdyn
 from lowdyn import Spectra, Tracker, advise_ranks, factorize
 from lowdyn.linalg import random_orthogonal, rank_of_energy
 from lowdyn.networks import MLP
@@ -128,6 +129,23 @@ def test_the_advice_goes_into_peft():
     assert [layer.r["default"] for layer in layers] == [1, 2, 2]
     assert {layer.scaling["default"] for layer in layers} == {1.0}
     assert inner.hidden2.r["default"] == 7  # names count in full: 0.hidden2 is another layer
+
+
+def test_the_advice_goes_into_deep_lora():
+    """Each layer that moved is adapted at its rank, the one that did not at r."""
+    peft = pytest.importorskip("peft")
+    advice = advise_ranks(moved(), mlp())
+    config = lowdyn.DeepLoraConfig(target_modules="all-linear", r=4, rank_pattern=advice.rank_pattern())
+    adapted = peft.get_peft_model(mlp(), config).base_model.model
+    ranks = {"hidden1": 1, "hidden2": 2, "hidden3": 2, "output": 4}
+    assert advised(advice) == ranks | {"output": 0}
+    for name, rank in ranks.items():
+        layer = getattr(adapted, name)
+        first, cores, _ = layer.factors("default")
+        assert (layer.r["default"], len(first.weight), cores.weight.shape) == (rank, rank, (3, rank, rank))
+        values = torch.linalg.svdvals(layer.get_delta_weight("default"))
+        assert_close(values[:rank], torch.full((rank,), 1e-9, dtype=torch.float64), rtol=1e-9, atol=0)
+        assert float(values[rank:].max()) < 1e-20
 
 
 def trajectory(model, top):
