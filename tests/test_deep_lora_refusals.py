@@ -18,6 +18,8 @@ from lowdyn.lowrank import export_lora
 from lowdyn.lowrank.deep_lora import DeepLoraLinear, DeepLoraModel, registration
 from tests.adapted_models import TINY, base_model, inputs_of, output_of
 
+ROOT = Path(__file__).parents[1]
+
 
 def adapt(base, **options):
     return get_peft_model(base, DeepLoraConfig(**{"r": 3, "target_modules": ["0", "2", "4"], **options}))
@@ -178,7 +180,9 @@ load()
 
 def test_another_peft_breaks_only_deep_lora(monkeypatch):
     monkeypatch.delattr(peft.mapping, "PEFT_TYPE_TO_PREFIX_MAPPING")
-    with pytest.raises(ImportError, match=rf"needs peft >= 0\.21 .* found peft {re.escape(peft.__version__)}"):
+    with pytest.raises(
+        ImportError, match=rf"needs peft >= 0\.21 .* found peft {re.escape(peft.__version__)}: .*tested up to"
+    ):
         registration.register(DeepLoraConfig, DeepLoraModel)
     script = (
         "import sys, types, lowdyn\n"
@@ -199,9 +203,14 @@ def test_a_missing_peft_says_what_to_install():
 
 
 def test_the_range_of_versions_is_the_packages():
-    root = Path(__file__).parents[1]
-    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert f"peft>={registration.OLDEST}" in extras["peft"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert f"peft>={registration.OLDEST}" in extras["peft"]  # and no upper bound
+
+
+def test_the_newest_tested_version_is_the_one_that_is_installed_for_tests():
+    """A bump of the constraint needs a look at lowrank/deep_lora, which depends on PEFT's inner workings."""
+    (constraint,) = (line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "peft==" in line)
+    assert constraint == f"peft=={registration.NEWEST_TESTED}"
 
 
 def test_the_name_is_a_key_like_those_of_peft():

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 OLDEST = "0.21"  # the first release in which the class of an adapter, not a closed list, says what is saved
+NEWEST_TESTED = "0.21.2"  # newer ones are let in, and looked at here before constraints.txt names them
 TABLES = ("CONFIG", "TUNER", "PREFIX")
 PREFIX = "deep_lora_"
 
@@ -37,7 +38,7 @@ def register(config_class: type, model_class: type) -> None:
     if not all(isinstance(table, dict) for table in tables) or not hasattr(BaseTuner, "_get_adapter_state_dict"):
         raise ImportError(
             f"Deep LoRA needs peft >= {OLDEST} with its tables of methods, and found peft {peft.__version__}: "
-            "pip install --upgrade peft, or lowdyn if it is the older one"
+            f"pip install --upgrade peft, or lowdyn if it is the older one (this one was tested up to {NEWEST_TESTED})"
         )
     for table, entry in zip(tables, (config_class, model_class, PREFIX), strict=True):
         table[DeepLoraType.DEEP_LORA] = entry
