@@ -11,14 +11,17 @@ import pytest
 import torch
 from peft import NoMatchingPeftModuleError, PeftModel, TaskType, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from lowdyn import DeepLoraConfig
 from lowdyn.lowrank import export_lora
 from lowdyn.lowrank.deep_lora import DeepLoraLinear, DeepLoraModel, registration
 from tests.adapted_models import TINY, base_model, inputs_of, output_of
+from tests.deep_lora_models import adapted
 
 ROOT = Path(__file__).parents[1]
+WIDER = {**TINY, "hidden_size": 20}
+IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 
 
 def adapt(base, **options):
@@ -105,11 +108,25 @@ def test_few_layers_are_remarked_upon_with_their_share():
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_of_another_base_names_the_shapes(tmp_path):
-    adapt(base_model("bert"), target_modules=["query"], task_type=TaskType.SEQ_CLS).save_pretrained(tmp_path)
-    other = BertForSequenceClassification(BertConfig(**{**TINY, "hidden_size": 20}, vocab_size=30))
-    with pytest.raises(RuntimeError, match=r"query.deep_lora_A.*\[3, 16\].* the shape in current model is .*\[3, 20\]"):
-        PeftModel.from_pretrained(other, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "other", "layer", "inputs"),
+    [
+        ("stack", lambda: nn.Sequential(nn.Linear(10, 16), *base_model("stack")[1:]), "0", (12, 10)),
+        ("vit", lambda: ViTForImageClassification(ViTConfig(**IMAGES, **WIDER)), "0.attention.q_proj", (16, 20)),
+        (
+            "bert",
+            lambda: BertForSequenceClassification(BertConfig(vocab_size=30, **WIDER)),
+            "0.attention.self.query",
+            (16, 20),
+        ),
+    ],
+)
+def test_an_adapter_of_another_base_names_the_shapes(name, other, layer, inputs, tmp_path):
+    adapted(name).save_pretrained(tmp_path)
+    ours, theirs = (re.escape(f"[3, {count}]") for count in inputs)
+    message = rf"\.{re.escape(layer)}\.deep_lora_A\..* shape .*{ours}.* the shape in current model is .*{theirs}"
+    with pytest.raises(RuntimeError, match=message):
+        PeftModel.from_pretrained(other(), tmp_path)
 
 
 def test_a_deeper_base_misses_weights(tmp_path):
