@@ -23,6 +23,7 @@ from lowdyn import DeepLoraConfig
 from lowdyn.lowrank import deep_lora_parameter_groups
 
 RANK = 8
+LIMIT = 1.10
 
 
 def bert_step(config: BertConfig, batch: int, length: int, deep: bool) -> Callable[[], None]:
@@ -83,11 +84,11 @@ if __name__ == "__main__":
         return report(what, yardstick, compare(make, repeats), limit, f"a Deep LoRA step, {what}")
 
     kept = [
-        step_on("BERT of MiniLM's shape, 8 x 32 tokens", lambda d: bert_step(minilm, 8, 32, d), 21, 1.1),
-        step_on("small ViT, 64 images", lambda d: vit_step(small_vit, 64, d), 41, 1.1),
-        # Of width 64 a step is calls, not arithmetic. A layer has a product of three cores and six more small products
-        # for its gradients, which cost 20 microseconds of 103 backward even without any module around them, and the
-        # optimizer has three tensors for two: 1.11 is what is left, measured on a quiet machine.
-        step_on("BERT of width 64, 8 x 16 tokens", lambda d: bert_step(tiny, 8, 16, d), 301, 1.15),
+        step_on("BERT of MiniLM's shape, 8 x 32 tokens", lambda d: bert_step(minilm, 8, 32, d), 21, LIMIT),
+        step_on("small ViT, 64 images", lambda d: vit_step(small_vit, 64, d), 41, LIMIT),
+        # Of width 64 a step is calls more than arithmetic, and Deep LoRA has more of them: a layer multiplies its
+        # cores, whose product has small products for its gradients too, and the optimizer has three tensors for two.
+        # That many calls cost the same however narrow the layer, so this line may miss the limit the wide ones keep.
+        step_on("BERT of width 64, 8 x 16 tokens", lambda d: bert_step(tiny, 8, 16, d), 301, LIMIT),
     ]
     finish(kept)
