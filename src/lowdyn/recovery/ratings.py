@@ -48,7 +48,11 @@ def ratings_matrix(frame_or_triples: Any) -> tuple[Any, NDArray[Any], NDArray[An
             raise RatingError(position, f"needed (row id, column id, number), got {triple!r}: {error}") from error
         if not math.isfinite(number):
             raise RatingError(position, f"its value is {number}; leave out what is not known")
-        if row is None or column is None or row != row or column != column:  # None, or NaN, from a frame with gaps
+        try:  # None, or NaN, from a frame with gaps
+            missing = row is None or column is None or bool(row != row or column != column)
+        except TypeError:  # pandas.NA does not say whether it is itself
+            missing = True
+        if missing:
             raise RatingError(position, f"an id is missing: {row!r}, {column!r}")
         values.append(number)
     rows, columns = (np.frombuffer(one, np.int32) if one else np.empty(0, np.int32) for one in codes)
