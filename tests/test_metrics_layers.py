@@ -1,16 +1,20 @@
 """Which layers metrics see of a model, that they leave it as it was, and data that they refuse."""
 
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lowdyn import DeepLinearNetwork, LayerMetrics, Tracker, layer_metrics
 from lowdyn.networks import MLP
+from lowdyn.observe import layer_features, layer_moments
+from lowdyn.observe.draws import draws_undone
+from lowdyn.training import Minibatches
 from tests.cases import built, gaussian, seeded
 from tests.clusters import assert_statistics, clusters, look_through
 
@@ -145,14 +149,81 @@ def test_hooks_flags_and_buffers_are_left_as_they_were(fails):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_data_loader_does_not_touch_the_global_generator():
-    loader = DataLoader(TensorDataset(gaussian(9, 4), torch.arange(9) % 3), batch_size=3)
+class Drawing(Dataset):
+    """Samples that come with new noise of every global generator."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, place):
+        return torch.rand(4) + np.random.rand() + random.random(), place % 3  # noqa: NPY002
+
+
+STILL = TensorDataset(gaussian(9, 4).float(), torch.arange(9) % 3)
+LOADERS = {
+    "in order": lambda: DataLoader(STILL, batch_size=3),
+    "shuffled": lambda: DataLoader(STILL, batch_size=3, shuffle=True),
+    "shuffled by its own generator": lambda: DataLoader(STILL, batch_size=3, shuffle=True, generator=seeded()),
+    "drawn from": lambda: DataLoader(Drawing(), batch_size=3),
+    "batches in memory": lambda: Minibatches(*STILL.tensors, 3, seeded()),
+}
+
+
+def generators(loader):
+    own = getattr(loader, "generator", None)
+    states = [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # noqa: NPY002
+    return states if own is None else [*states, own.get_state().tolist()]
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_generator_is_moved_by_a_pass(kind, fails):
+    model, loader = MLP((4, 5, 3), generator=seeded()), LOADERS[kind]()
+    with draws_undone():
+        before = generators(loader)
+        tracker = Tracker(model, LayerMetrics(loader, 3, collapse=True, probe=loader), every=1)
+        if fails:
+            model.weights[1].fill_(torch.nan)
+            with pytest.warns(UserWarning, match="hold NaN"):
+                tracker.step()
+        else:
+            tracker.step()
+            assert not tracker.failures
+            layer_moments(model, loader, 3)
+        assert generators(loader) == before
+
+
+def test_nor_by_a_model_that_draws():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.rand_like(x)
+
     before = torch.get_rng_state()
-    try:
-        layer_metrics(look_through(4), loader, 3)
+    with torch.random.fork_rng(devices=[]):
+        layer_metrics(Noisy(), [(gaussian(9, 4), torch.arange(9) % 3)], 3, "self")
+        layer_features(Noisy(), gaussian(9, 4), "self")
         assert torch.equal(torch.get_rng_state(), before)
-    finally:
-        torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_training_ends_the_same_with_a_tracker_on_its_own_loader(kind):
+    def trained(tracked):
+        with draws_undone():
+            torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+            model, loader = MLP((4, 5, 3), generator=seeded()), LOADERS[kind]()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            tracker = Tracker(model, LayerMetrics(loader, 3), every=2) if tracked else None
+            for _ in range(2):
+                for x, labels in loader:
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(model(x), labels).backward()
+                    optimizer.step()
+                    if tracker:
+                        tracker.step()
+            assert not tracker or tracker.trajectory.sizes["step"] == 4
+            return [weight.tolist() for weight in model.weights], generators(loader)
+
+    assert trained(tracked=True) == trained(tracked=False)
 
 
 # --- the probe

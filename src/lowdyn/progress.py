@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowdyn.checkpoints import Checkpoints, spread
 from lowdyn.observe import Tracker
+from lowdyn.observe.draws import generators_in
 from lowdyn.trajectory import Recorder
 
 
@@ -200,5 +201,4 @@ def generators_of(loader: Any, checkpoints: Checkpoints | None) -> list[torch.Ge
             "this DataLoader draws from torch's global generator, so that a resumed run could not repeat its order; "
             "pass it, or its sampler, generator=torch.Generator().manual_seed(seed)"
         )
-    found = [*(getattr(holder, "generator", None) for holder in holders), *checkpoints.generators]
-    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+    return list({id(one): one for one in (*generators_in(loader), *checkpoints.generators)}.values())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowdyn.arguments import checked_choice
+from lowdyn.observe.draws import draws_undone
 from lowdyn.observe.matrices import plain_name, select
 
 Batches = Iterable[tuple[Any, Any]]
@@ -34,7 +35,8 @@ def layer_features(
         # A copy: a layer that works in place would write into what is kept.
         seen[name] = features.to(torch.float64, copy=True)
 
-    run_observed(model, inputs, keep, layers=layers, pool=pool)
+    with draws_undone(parameter=next(model.parameters(), None)):
+        run_observed(model, inputs, keep, layers=layers, pool=pool)
     return seen
 
 
@@ -94,17 +96,6 @@ def pooled(output: Tensor, pool: Pool, name: str) -> Tensor:
     if pool == "mean" and output.ndim > 2:
         return output.mean(dim=1) if output.ndim == 3 else output.mean(dim=tuple(range(2, output.ndim)))
     return output.flatten(start_dim=1)
-
-
-def batches(loader: Batches) -> Iterator[tuple[Any, Any]]:
-    """Go through the loader; a DataLoader draws a seed from torch's global generator, which gets its state back."""
-    if not isinstance(loader, torch.utils.data.DataLoader):
-        yield from loader
-        return
-    state = torch.get_rng_state()
-    one_by_one = iter(loader)
-    torch.set_rng_state(state)
-    yield from one_by_one
 
 
 def checked_labels(labels: Any, num_classes: int) -> Tensor:

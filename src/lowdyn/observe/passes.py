@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lowdyn.observe.collapse import CollapsePass, classifier_weight
-from lowdyn.observe.features import Batches, Pool, batches, checked_labels, run_observed
+from lowdyn.observe.draws import draws_undone
+from lowdyn.observe.features import Batches, Pool, checked_labels, run_observed
 from lowdyn.observe.linear_probe import LinearProbe
 from lowdyn.observe.moments import ClassMoments, TotalMoments, merge_ranks
 
@@ -30,8 +31,11 @@ class Passes:
     def names(self, loader: Batches) -> list[str]:
         """Return the names of the layers, from the first batch."""
         found: list[str] = []
-        inputs, _ = next(batches(loader))
-        self._run(inputs, lambda name, _: found.append(name))
+        with draws_undone(loader, self._parameter):
+            first = next(iter(loader), None)
+            if first is None:
+                raise ValueError("the loader gave no batch")
+            self._run(first[0], lambda name, _: found.append(name))
         return found
 
     def moments(self, loader: Batches, *, totals: bool) -> tuple[dict[str, ClassMoments], dict[str, TotalMoments]]:
@@ -52,8 +56,7 @@ class Passes:
             if name in of_all:
                 of_all[name].update(features)
 
-        for _ in self._outputs(loader, take):
-            pass
+        self._go_through(loader, take)
         if not self._everywhere(len(by_class)):
             raise ValueError("the loader gave no batch")
         self._merge([*by_class.values(), *of_all.values()])
@@ -70,12 +73,14 @@ class Passes:
         def take(name: str, features: Tensor, labels: Tensor) -> None:
             nearest[name] = seconds[name].nearest(features, labels)
 
-        for outputs, _ in self._outputs(loader, take):
+        def compare(outputs: Tensor, _: Tensor) -> None:
             if outputs.shape[1:] != (self.num_classes,):  # no answers to compare with
-                wrong += torch.nan
-                continue
+                wrong.fill_(torch.nan)
+                return
             answers = outputs.argmax(dim=1)
-            wrong += torch.stack([(nearest[name] != answers.to(nearest[name])).sum().cpu() for name in seconds])
+            wrong.add_(torch.stack([(nearest[name] != answers.to(nearest[name])).sum().cpu() for name in seconds]))
+
+        self._go_through(loader, take, compare)
         self._merge([one.projected for one in seconds.values()])
         self._add(wrong)
         measured = []
@@ -96,8 +101,10 @@ class Passes:
             if name in order:
                 right[order[name]] += (probes[name].predict(features) == labels).sum().cpu()
 
-        for _, labels in self._outputs(loader, take):
+        def count(_: Tensor, labels: Tensor) -> None:
             right[-1] += len(labels)
+
+        self._go_through(loader, take, count)
         self._add(right)
         if not right[-1]:
             raise ValueError("the loader of the linear probe gave no sample")
@@ -106,17 +113,29 @@ class Passes:
     def _run(self, inputs: Tensor, keep: Callable[[str, Tensor], None]) -> Tensor:
         return run_observed(self.model, inputs, keep, layers=self.layers, pool=self.pool, inputs_of=self.classifier)
 
-    def _outputs(self, loader: Batches, take: Callable[[str, Tensor, Tensor], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (outputs, labels) of every batch, after ``take`` has seen its features, layer by layer."""
-        for inputs, given in batches(loader):
-            labels = checked_labels(given, self.num_classes)
+    @property
+    def _parameter(self) -> Tensor | None:
+        return next(self.model.parameters(), None)
 
-            def keep(name: str, features: Tensor, labels: Tensor = labels) -> None:
-                if len(features) != len(labels):
-                    raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
-                take(name, features, labels.to(features.device))
+    def _go_through(
+        self,
+        loader: Batches,
+        take: Callable[[str, Tensor, Tensor], None],
+        answer: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> None:
+        """Show each batch's features and labels to ``take``, layer by layer, then its outputs to ``answer``."""
+        with draws_undone(loader, self._parameter):
+            for inputs, given in loader:
+                labels = checked_labels(given, self.num_classes)
 
-            yield self._run(inputs, keep), labels
+                def keep(name: str, features: Tensor, labels: Tensor = labels) -> None:
+                    if len(features) != len(labels):
+                        raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
+                    take(name, features, labels.to(features.device))
+
+                outputs = self._run(inputs, keep)
+                if answer is not None:
+                    answer(outputs, labels)
 
     def _everywhere(self, layers: int) -> bool:
         """Whether every rank saw layers: one that raised alone would leave the others waiting."""
