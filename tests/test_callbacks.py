@@ -47,7 +47,7 @@ class Ticking(transformers.TrainerCallback):
         self.clock.now += 1.0
 
 
-def train(folder, callback=None, clock=None, steps=40, resume=False, build=vit, **options):
+def train(folder, callback=None, clock=None, steps=40, resume=False, build=vit, others=(), **options):
     """Train under the Trainer, which seeds the global generators: they are put back."""
     model = built(build)
     arguments = transformers.TrainingArguments(
@@ -60,7 +60,7 @@ def train(folder, callback=None, clock=None, steps=40, resume=False, build=vit, 
         logging_strategy="no",
         **{"save_strategy": "no", **options},
     )
-    callbacks = [one for one in (Ticking(clock) if clock else None, callback) if one]
+    callbacks = [one for one in (Ticking(clock) if clock else None, callback, *others) if one]
     with torch.random.fork_rng(devices=[]):
         trainer = transformers.Trainer(model, arguments, train_dataset=Pictures(), callbacks=callbacks)
         trainer.train(resume_from_checkpoint=resume or None)
@@ -101,6 +101,23 @@ def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_records(tmp_path):
     # A tracker that began again at step 4 would measure the move from there.
     np.testing.assert_array_equal(resumed["move_norm"], expected["move_norm"])
     np.testing.assert_array_equal(resumed["left_angles"], expected["left_angles"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_state_that_cannot_be_written_is_a_failure(tmp_path):
+    class Blocked(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:  # there is a folder where the file is to go
+                (tmp_path / "checkpoint-2" / "tracker.safetensors" / "full").mkdir(parents=True)
+
+    options = {"build": Net, "save_strategy": "steps", "save_steps": 2}
+    callback = trainer_callback(Spectra("classifier"), every=1)
+    weights = train(tmp_path, callback, steps=4, others=[Blocked()], **options)
+    assert weights == train(tmp_path / "without", steps=4, **options)
+    assert [(one["step"], one["probe"]) for one in callback.tracker.failures] == [(2, "checkpoint")]
+    assert "OSError" in callback.tracker.failures[0]["because"] or "IsADir" in callback.tracker.failures[0]["because"]
+    assert (tmp_path / "checkpoint-4" / "tracker.safetensors").is_file()
+    assert callback.tracker.trajectory["step"].values.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -60,6 +60,57 @@ def test_a_look_that_suddenly_records_something_else_is_left_out():
     assert tracker.trajectory["look"].values.tolist() == [1]
 
 
+class Resized(Counter):
+    """A vector of two, of three at step 2."""
+
+    def __call__(self, step):
+        return {"size": (("place",), [float(step)] * (3 if step == 2 else 2))}
+
+
+def test_a_look_whose_shape_changes_is_left_out():
+    told = []
+    tracker = Tracker(model(), Counter(), Resized(), every=1, on_record=lambda *record: told.append(record))
+    with pytest.warns(
+        UserWarning, match=r"Resized failed at step 2, because ValueError: 'size' is \('place',\) \(3,\)"
+    ):
+        stepped(tracker, 3)
+    np.testing.assert_array_equal(tracker.trajectory["size"][:, 0], [0, 1, np.nan, 3])
+    assert [sorted(record) for _, record in told] == [["look", "size"]] * 2 + [["look"], ["look", "size"]]
+    again = Tracker(model(), Counter(), Resized(), every=1)
+    again.load_state_dict(tracker.state_dict())
+    assert again.trajectory.identical(tracker.trajectory)
+
+
+class Lengthy(Counter):
+    """Something else of four by the same name."""
+
+    def __call__(self, step):
+        return {"length": (("place",), [0.0] * 4)}
+
+
+class Refusing:
+    """A schedule that fails at step 2."""
+
+    def due(self, step):
+        if step == 2:
+            raise LookupError("no such step")
+        return True
+
+
+def test_a_schedule_that_fails_is_written_down():
+    tracker = Tracker(model(), Counter(), every=Refusing())
+    with pytest.warns(UserWarning, match="every failed at step 2, because LookupError: no such step"):
+        stepped(tracker, 3)
+    assert tracker.trajectory["step"].values.tolist() == [0, 1, 3]
+    assert [(one["step"], one["probe"]) for one in tracker.failures] == [(2, "every")]
+
+
+def test_a_whole_number_of_any_type_is_a_schedule():
+    tracker = Tracker(model(), Counter(), every=np.int64(2))
+    stepped(tracker, 4)
+    assert tracker.trajectory["step"].values.tolist() == [0, 2, 4]
+
+
 def test_a_logger_that_fails_is_written_down():
     def log(step, record):
         if step == 1:
@@ -78,6 +129,8 @@ def test_what_is_asked_of_the_user_is_not_swallowed():
         Tracker(model(), Counter(), Counter())
     with pytest.raises(ValueError, match="budget must be"):
         Tracker(model(), Counter(), budget=2.0)
+    with pytest.raises(ValueError, match=r"place.* sizes"):
+        Tracker(model(), Resized(), Lengthy())
     tracker = Tracker(model(), Failing(1, error=KeyboardInterrupt), every=1)
     with pytest.raises(KeyboardInterrupt):
         tracker.step()

@@ -53,6 +53,38 @@ def test_every_record_holds_the_same():
     assert recorder.dataset().sizes["step"] == 1
 
 
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"loss": ((), 1.0), "norm": (("layer",), [1.0])},
+            r"'norm' is \('layer',\) \(1,\) .*, \('layer',\) \(2,\) in earl",
+        ),
+        ({"loss": ((), 1.0), "norm": (("other",), [1.0, 2.0])}, r"'norm' is \('other',\) \(2,\) in this record"),
+        ({"loss": (("layer",), [1.0, 2.0]), "norm": (("layer",), [1.0, 2.0])}, r"'loss' is \('layer',\) \(2,\)"),
+        ({"loss": ((), 1.0), "norm": (("layer",), [[1.0], [1.0, 2.0]])}, "inhomogeneous"),
+        ({"loss": ((), None), "norm": (("layer",), [1.0, 2.0])}, "'loss' holds object; a record holds numbers"),
+    ],
+)
+def test_every_record_has_the_same_shapes(record, message):
+    recorder = Recorder()
+    recorder.add(0, {"loss": ((), 1.0), "norm": (("layer",), [1.0, 2.0])})
+    before = recorder.dataset()
+    with pytest.raises(ValueError, match=message):
+        recorder.add(1, record)
+    assert recorder.steps == [0]
+    assert recorder.dataset().identical(before)
+    recorder.add(1, {"norm": (("layer",), [1.0, 2.0]), "loss": ((), 1.0)})
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], 1.0])
+def test_a_first_record_fits_its_coordinates(values):
+    recorder = Recorder({"layer": ["W1", "W2"]})
+    with pytest.raises(ValueError, match=r"conflicting sizes|norm"):
+        recorder.add(0, {"norm": (("layer",), values)})
+    assert recorder.steps == []
+
+
 def test_nothing_recorded_is_a_trajectory_of_no_steps():
     assert Recorder({"layer": ["W1"]}).dataset().sizes == {"step": 0, "layer": 1}
 
