@@ -6,11 +6,11 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
-from lowdyn import train
+from lowdyn import LayerMetrics, Spectra, Tracker, train
 from lowdyn.networks import MLP
 from lowdyn.training import Minibatches
 from tests.cases import built, seeded
-from tests.resumed import X, Y, assert_same_run, interrupted, run
+from tests.resumed import Stop, X, Y, assert_same_run, interrupted, run
 
 pytest.importorskip("accelerate", reason="the minibatch loop runs on Accelerate")
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
@@ -151,6 +151,36 @@ def test_accumulated_gradients_go_on(tmp_path):
             options["loader"] = Minibatches(X, Y, 6, seeded(1))
         results.append(run(folder, accelerator=Accelerator(gradient_accumulation_steps=2), **options))
     assert_same_run(*results)
+
+
+class Interrupted(Tracker):
+    """A tracker after whose look at step 8 the run is interrupted."""
+
+    def step(self):
+        super().step()
+        if self.steps == 8:
+            raise Stop
+
+
+def test_a_tracker_goes_on_with_the_run(tmp_path):
+    def tracked(folder, kind=Tracker, top=1):
+        model = MLP((3, 200, 190, 2), generator=seeded())
+        loader = DataLoader(TensorDataset(X, Y), 20, shuffle=True, generator=seeded(3))
+        tracker = kind(model, Spectra(top=top), LayerMetrics(loader, 2, collapse=True), every=2)
+        return run(folder, model=model, tracker=tracker, every=3), tracker.trajectory
+
+    expected, records = tracked(tmp_path / "whole")
+    with pytest.raises(Stop):
+        tracked(tmp_path / "run", Interrupted)
+    with pytest.raises(
+        ValueError, match=r"step 6 in .* is of another run: this state is of Spectra with top=1, .* has 2"
+    ):
+        tracked(tmp_path / "run", top=2)
+    resumed, again = tracked(tmp_path / "run")
+    assert_same_run(resumed, expected)
+    assert again.identical(records)
+    assert records["step"].values.tolist() == [0, 2, 4, 6, 8, 10, 12]
+    assert records["exact"].sel(layer="hidden2").values.tolist() == [1, 0, 0, 0, 0, 0, 0]
 
 
 # --- refusals

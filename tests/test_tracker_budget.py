@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from lowdyn import Spectra, Tracker
+from lowdyn import LayerMetrics, Spectra, Tracker
 from lowdyn.networks import MLP
 from lowdyn.observe import LogSpaced
 from tests.cases import built, gaussian, seeded
@@ -120,7 +120,79 @@ def test_a_tracker_goes_on_from_its_state(clock):
     assert len(failures) == 1
 
 
-def test_a_state_of_other_probes_is_refused():
-    state = Tracker(model(), Counter()).state_dict()
-    with pytest.raises(ValueError, match=r"of the probes \['Counter'\], the tracker has \['Spectra'\]"):
-        Tracker(model(), Spectra()).load_state_dict(state)
+class Sized(Counter):
+    """A probe that records so many numbers."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def __call__(self, step):
+        return {"size": (("place",), [0.0] * self.size)}
+
+
+def network(*sizes):
+    return MLP(sizes, generator=seeded())
+
+
+def metrics(classes=3, **options):
+    return LayerMetrics([(gaussian(9, 4), torch.arange(9) % classes)], classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        ((Counter(),), (Spectra(),), r"of the probes \['Counter'\], the tracker has \['Spectra'\]"),
+        ((Spectra(top=2),), (Spectra(top=3),), "of Spectra with top=2, the tracker has 3"),
+        ((Spectra(),), (Spectra(reference=1),), "of Spectra with reference=0, the tracker has 1"),
+        ((Spectra("hidden1"),), (Spectra("hid"),), "of Spectra with layers='hidden1', the tracker has 'hid'"),
+        ((Counter(), metrics()), (Counter(), metrics(pool="mean")), "of LayerMetrics with pool='flatten', .* 'mean'"),
+        ((metrics(),), (metrics(probe=[(gaussian(9, 4), torch.arange(9) % 3)]),), "with probe=None, .* something else"),
+        (
+            (Sized(2),),
+            (Sized(3),),
+            r"of Sized recording size=\(\('place',\), \(2,\)\), .* has \(\('place',\), \(3,\)\)",
+        ),
+    ],
+)
+def test_a_state_of_other_probes_is_refused(there, here, message):
+    state = Tracker(model(), *there).state_dict()
+    tracker = Tracker(model(), *here)
+    before = tracker.trajectory
+    with pytest.raises(ValueError, match=message):
+        tracker.load_state_dict(state)
+    assert tracker.trajectory.identical(before)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            (4, 5, 5, 3),
+            r"over layer=\['hidden1', 'output'\] \(2 in all\), the tracker has \['hidden1', 'hidden2', .* \(3",
+        ),
+        ((9, 5, 3), r"over index=\[0, 1, 2, 3\] \(4 in all\), the tracker has \[0, 1, 2, 3, 4\] \(5 in all\)"),
+        ((4, 6, 3), r"the state of 'hidden1' has start of \(5, 4\), the weight is \(6, 4\)"),
+    ],
+)
+def test_a_state_of_another_model_is_refused(sizes, message):
+    state = Tracker(network(4, 5, 3), Spectra(top=1)).state_dict()
+    tracker = Tracker(network(*sizes), Spectra(top=1), every=1)
+    with pytest.raises(ValueError, match=message):
+        tracker.load_state_dict(state)
+    tracker.step()
+    assert not tracker.failures
+    assert tracker.trajectory["move_norm"].max() == 0
+
+
+def test_what_is_no_state_is_refused():
+    tracker = Tracker(model(), Spectra(top=1))
+    state = tracker.state_dict()
+    with pytest.raises(
+        ValueError, match=r"no state of a Tracker .* lacks probes.* holds \[\]; pass what its state_dict"
+    ):
+        tracker.load_state_dict({})
+    with pytest.raises(ValueError, match="lacks the records exact of Spectra"):
+        tracker.load_state_dict({name: value for name, value in state.items() if name != "0.record.exact"})
+    with pytest.raises(ValueError, match="holds nothing of 'hidden1'"):
+        tracker.load_state_dict({name: value for name, value in state.items() if ".look." not in name})

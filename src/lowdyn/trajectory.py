@@ -102,6 +102,11 @@ class Recorder:
             self._dims[name] = ("step", *dims)
             self._values.setdefault(name, []).append(value)
 
+    @property
+    def names(self) -> list[str]:
+        """The variables recorded."""
+        return list(self._values)
+
     def layout(self, name: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Return dimensions and shape of a variable in every record."""
         return self._dims[name][1:], self._values[name][0].shape

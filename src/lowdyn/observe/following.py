@@ -205,6 +205,17 @@ class Followed:
             held |= {f"{side}.{name}": value for name, value in reference.state().items()}
         return {**held, "generator": self.generator.get_state()}
 
+    def check(self, name: str, state: dict[str, Tensor]) -> None:
+        """Raise ValueError unless a :meth:`state` can be one of this weight, called ``name``."""
+        if "generator" not in state:
+            raise ValueError(f"the state of Spectra holds nothing of {name!r}; pass that of the same model")
+        shape = tuple(self.matrix.shape)
+        rows = {"left.basis": shape[-2], "right.basis": shape[-1], "start": shape[-2]}
+        for key, value in state.items():
+            wanted = self.length if key.startswith("block.") else rows.get(key)
+            if (wanted is not None and value.shape[-2] != wanted) or (key == "start" and tuple(value.shape) != shape):
+                raise ValueError(f"the state of {name!r} has {key} of {tuple(value.shape)}, the weight is {shape}")
+
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` returned."""
         self.generator.set_state(state["generator"].cpu())

@@ -188,10 +188,14 @@ class SpectraLook:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a :meth:`state_dict` of the same probe on the same model."""
-        for place, one in enumerate(self.followed.values()):
+        """Go on from a :meth:`state_dict` of the same probe on the same model; ValueError for one of other weights."""
+        held: dict[str, dict[str, Tensor]] = {}
+        for place, name in enumerate(self.followed):
             own = f"{place}."
-            one.restore({key.removeprefix(own): value for key, value in state.items() if key.startswith(own)})
+            held[name] = {key.removeprefix(own): value for key, value in state.items() if key.startswith(own)}
+            self.followed[name].check(name, held[name])
+        for name, one in self.followed.items():
+            one.restore(held[name])
 
 
 def _followed(name: str, matrix: WeightMatrix, probe: Spectra) -> Followed:

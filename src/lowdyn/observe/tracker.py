@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count
+from lowdyn.observe.resuming import packed, settings_of, unpacked
 from lowdyn.observe.schedule import Budget, Every, Schedule
 from lowdyn.trajectory import Look, Probe, Record, Recorder, coordinates, plain_attributes
 
@@ -62,6 +61,7 @@ class Tracker:
         self.failures: list[dict[str, Any]] = []
         self._model = model
         self._names = [type(probe).__name__ for probe in probes]
+        self._settings = [settings_of(probe) for probe in probes]
         self._not_before = 0
         self._since: float | None = None  # up to when training time is entered
         self._until = 0.0  # when the last step ended
@@ -190,40 +190,26 @@ class Tracker:
         Of a model that is spread over processes (FSDP2) every process must ask; all get the whole.
         """
         self._settle()
-        records = [recorder.dataset() for recorder in self._recorders]
         about = {
             "steps": self.steps,
             "not_before": self._not_before,
             "failures": self.failures,
             "accounts": self.budget.state(),
             "probes": self._names,
-            "dims": [{str(name): list(map(str, value.dims)) for name, value in part.items()} for part in records],
+            "settings": self._settings,
         }
-        # JSON as the bytes of a tensor: one flat mapping of tensors is what every format can hold.
-        state = {"about": torch.tensor(list(json.dumps(about).encode()), dtype=torch.uint8)}
-        for place, (part, look) in enumerate(zip(records, self._looks, strict=True)):
-            for name in ("step", *part.data_vars):
-                state[f"{place}.record.{name}"] = torch.from_numpy(np.array(part[name].values))
-            held = look.state_dict() if hasattr(look, "state_dict") else {}
-            state |= {f"{place}.look.{name}": value.detach().contiguous().clone() for name, value in held.items()}
-        return state
+        return packed(about, self._recorders, self._looks)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a :meth:`state_dict`: same model, same probes; what was recorded since is dropped."""
-        about = json.loads(bytes(state["about"].tolist()))
-        if about["probes"] != self._names:
-            raise ValueError(f"this state is of the probes {about['probes']}, the tracker has {self._names}")
-        recorders = []
-        for place, (look, dims) in enumerate(zip(self._looks, about["dims"], strict=True)):
-            recorder = Recorder(look.coords)
-            columns = {name: state[f"{place}.record.{name}"].cpu().numpy() for name in ("step", *dims)}
-            for index, step in enumerate(columns["step"].tolist()):
-                recorder.add(step, {name: (tuple(dims[name][1:]), columns[name][index]) for name in dims})
-            recorders.append(recorder)
-            own = f"{place}.look."
-            held = {name.removeprefix(own): value for name, value in state.items() if name.startswith(own)}
+        """Go on from a :meth:`state_dict`: same model, same probes; what was recorded since is dropped.
+
+        ValueError, saying what does not fit, for the state of other probes or of a model of other layers or shapes.
+        """
+        probes = list(zip(self._names, self._settings, self._looks, self._recorders, strict=True))
+        about, recorders, held = unpacked(state, probes)
+        for look, one in zip(self._looks, held, strict=True):
             if hasattr(look, "load_state_dict"):
-                look.load_state_dict(held)
+                look.load_state_dict(one)
         self._recorders = recorders
         self.steps, self._not_before, self.failures = about["steps"], about["not_before"], about["failures"]
         self.budget.restore(about["accounts"])
