@@ -69,6 +69,12 @@ def shard(model):
     return fully_shard(model, mesh=mesh)
 
 
+def shard_last(model):
+    """The first weight stays whole."""
+    fully_shard(model.factors[-1], mesh=init_device_mesh("cpu", (2,)))
+    return model
+
+
 def state_of(tracker):
     """The state in plain numbers, but for what differs from clock to clock; vectors without their sign."""
     return {
@@ -91,6 +97,8 @@ def main(rank: int, folder: Path) -> None:
     # With a budget the two agree on when to look; one that looked alone would wait for the other for ever.
     agreed = train(shard, rank, 2, budget=0.5 if rank else 0.9)
     (folder / f"steps{rank}").write_text(str(agreed.trajectory["step"].values.tolist()))
+    agreed = train(shard_last, rank, 2, budget=0.5 if rank else 0.9)
+    (folder / f"partly{rank}").write_text(str(agreed.trajectory["step"].values.tolist()))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -48,4 +48,26 @@ def test_each_rank_alone_has_its_share(ranks):
 
 
 def test_a_rank_without_samples_stops_all(ranks):
-    assert [rank["empty"] for rank in ranks] == ["the loader gave no batch"] * 2
+    assert [rank["empty"] for rank in ranks] == ["the loader gave no batch (on process 0)"] * 2
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_what_fails_on_one_rank_is_raised_on_both(ranks, wrapper):
+    first, second = (rank[f"{wrapper} failures"] for rank in ranks)
+    assert first == second
+    label = "ValueError: labels must lie in 0 … 3 (num_classes=4), got 4 … 7 (on process 0)"
+    assert first["nan"] == "ValueError: features of 'input' hold NaN or infinity (on process 1)"
+    assert first["label"] == label
+    assert first["probe"] == label
+    if wrapper == "ddp":
+        assert first["loader"] == "RuntimeError: OSError('no such disk') (on process 1)"
+        assert first["layers"].startswith("ValueError: process 1 saw the layers [('input', 6), ('relu1', 16)")
+
+
+def test_ranks_that_look_together_agree_when(ranks):
+    first, second = (rank["tracked"] for rank in ranks)
+    assert first == second
+    assert len(first["steps"]) >= 2
+    assert {one["because"] for one in first["failures"]} == {
+        "ValueError: features of 'input' hold NaN or infinity (on process 1)"
+    }

@@ -65,8 +65,9 @@ def layer_metrics(
 
     With ``balanced`` every class weighs the same in Σ_W, Σ_B and the global mean; otherwise by its frequency, as
     samples do. With ``distributed`` every rank of torch.distributed's default group passes its share of the samples
-    (the same number of batches under FSDP) and gets the metrics of all. The model is evaluated in eval mode without
-    gradients and left as it was found.
+    (the same number of batches under FSDP) and gets the metrics of all; what fails on one rank, but for the forward
+    pass of a sharded model, is raised on all. The model is evaluated in eval mode without gradients and left as it was
+    found, as are the generators from which the loader draws.
 
     ValueError for fewer than two classes, labels out of range, a class without samples, features that are not
     finite, a pattern that matches nothing, an empty loader, a second pass that gives other samples.
@@ -167,8 +168,9 @@ class LayerMetricsLook:
     def __init__(self, probe: LayerMetrics, model: nn.Module) -> None:
         self.model, self.arguments = model, {field.name: getattr(probe, field.name) for field in fields(probe)}
         classifier = find_classifier(model, probe.num_classes) if probe.collapse else None
-        passes = Passes(model, probe.num_classes, probe.layers, probe.pool, classifier)
+        passes = Passes(model, probe.num_classes, probe.layers, probe.pool, classifier, probe.distributed)
         self.coords = {"features": passes.names(probe.loader)}
+        self.collective = probe.distributed  # whether every process must look at the same step
 
     def __call__(self, step: int) -> Record:
         """Return the record of the present features, over the dimension ``features`` (the layers' names)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from lowdyn.observe.draws import draws_undone
 from lowdyn.observe.features import Batches, Pool, checked_labels, run_observed
 from lowdyn.observe.linear_probe import LinearProbe
 from lowdyn.observe.moments import ClassMoments, TotalMoments, merge_ranks
+from lowdyn.observe.processes import raise_together, told_by_all
 
 WIDEST = 16_384  # features wider than this have no rank and no linear probe: their scatter would be 2 GiB
 
@@ -31,11 +33,15 @@ class Passes:
     def names(self, loader: Batches) -> list[str]:
         """Return the names of the layers, from the first batch."""
         found: list[str] = []
-        with draws_undone(loader, self._parameter):
-            first = next(iter(loader), None)
-            if first is None:
-                raise ValueError("the loader gave no batch")
-            self._run(first[0], lambda name, _: found.append(name))
+
+        def first() -> None:
+            with draws_undone(loader, self._parameter):
+                batch = next(iter(loader), None)
+                if batch is None:
+                    raise ValueError("the loader gave no batch")
+                self._run(batch[0], lambda name, _: found.append(name))
+
+        self._together(first, lambda: [(name, 0) for name in found])
         return found
 
     def moments(self, loader: Batches, *, totals: bool) -> tuple[dict[str, ClassMoments], dict[str, TotalMoments]]:
@@ -56,9 +62,12 @@ class Passes:
             if name in of_all:
                 of_all[name].update(features)
 
-        self._go_through(loader, take)
-        if not self._everywhere(len(by_class)):
-            raise ValueError("the loader gave no batch")
+        def look() -> None:
+            self._go_through(loader, take)
+            if not by_class:
+                raise ValueError("the loader gave no batch")
+
+        self._together(look, lambda: [(name, one.shift.shape[1]) for name, one in by_class.items()])
         self._merge([*by_class.values(), *of_all.values()])
         return by_class, of_all
 
@@ -80,7 +89,7 @@ class Passes:
             answers = outputs.argmax(dim=1)
             wrong.add_(torch.stack([(nearest[name] != answers.to(nearest[name])).sum().cpu() for name in seconds]))
 
-        self._go_through(loader, take, compare)
+        self._together(lambda: self._go_through(loader, take, compare))
         self._merge([one.projected for one in seconds.values()])
         self._add(wrong)
         measured = []
@@ -104,7 +113,7 @@ class Passes:
         def count(_: Tensor, labels: Tensor) -> None:
             right[-1] += len(labels)
 
-        self._go_through(loader, take, count)
+        self._together(lambda: self._go_through(loader, take, count))
         self._add(right)
         if not right[-1]:
             raise ValueError("the loader of the linear probe gave no sample")
@@ -123,29 +132,48 @@ class Passes:
         take: Callable[[str, Tensor, Tensor], None],
         answer: Callable[[Tensor, Tensor], None] | None = None,
     ) -> None:
-        """Show each batch's features and labels to ``take``, layer by layer, then its outputs to ``answer``."""
+        """Show each batch's features and labels to ``take``, layer by layer, then its outputs to ``answer``.
+
+        With ``distributed``, what fails is raised after the last batch: other ranks may need this one's forward passes.
+        """
+        failed: list[Exception] = []
+
+        def attempt(call: Callable[..., Any], *arguments: Any) -> Any:
+            try:
+                return None if failed else call(*arguments)
+            except Exception as error:
+                if not self.distributed:
+                    raise
+                failed.append(error)
+
+        def show(name: str, features: Tensor, labels: Tensor) -> None:
+            if len(features) != len(labels):
+                raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
+            take(name, features, labels.to(features.device))
+
         with draws_undone(loader, self._parameter):
             for inputs, given in loader:
-                labels = checked_labels(given, self.num_classes)
+                labels = attempt(checked_labels, given, self.num_classes)
 
                 def keep(name: str, features: Tensor, labels: Tensor = labels) -> None:
-                    if len(features) != len(labels):
-                        raise ValueError(f"{len(labels)} labels came with {tuple(features.shape)} features of {name!r}")
-                    take(name, features, labels.to(features.device))
+                    attempt(show, name, features, labels)
 
                 outputs = self._run(inputs, keep)
                 if answer is not None:
-                    answer(outputs, labels)
+                    attempt(answer, outputs, labels)
+        if failed:
+            raise failed[0]
 
-    def _everywhere(self, layers: int) -> bool:
-        """Whether every rank saw layers: one that raised alone would leave the others waiting."""
+    def _together(self, look: Callable[[], None], layers: Callable[[], list[tuple[str, int]]] = list) -> None:
+        """Look; with ``distributed``, what fails on one rank is raised on all before they merge what they saw."""
         if not self.distributed:
-            return layers > 0
-        from torch import distributed
-
-        fewest = torch.tensor([layers])
-        distributed.all_reduce(fewest, op=distributed.ReduceOp.MIN)
-        return bool(fewest > 0)
+            return look()
+        failed = None
+        try:
+            look()
+        except Exception as error:
+            failed = error
+        return raise_together(failed, layers())
 
     def _merge(self, moments: Sequence[ClassMoments | TotalMoments]) -> None:
         for one in moments if self.distributed else ():
@@ -153,6 +181,4 @@ class Passes:
 
     def _add(self, counts: Tensor) -> None:
         if self.distributed:
-            from torch import distributed
-
-            distributed.all_reduce(counts)
+            counts.copy_(torch.stack(told_by_all(counts)).sum(dim=0))

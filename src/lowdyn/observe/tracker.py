@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count
+from lowdyn.observe.processes import several, told_by_all
 from lowdyn.observe.resuming import packed, settings_of, unpacked
 from lowdyn.observe.schedule import Budget, Every, Schedule
 from lowdyn.trajectory import Look, Probe, Record, Recorder, coordinates, plain_attributes
@@ -26,7 +27,8 @@ class Tracker:
     ``every`` is a number of steps or a schedule, such as :class:`~lowdyn.observe.LogSpaced`. With a ``budget``,
     such as 0.05, a look that is due is taken only once all looks, the first and dearest included, come to at most
     that share of the training time, and left out otherwise; ``share`` is what they come to, measured, also in the
-    trajectory's attributes. On processes that share a sharded model (FSDP2), all agree when to look.
+    trajectory's attributes. Processes that share a sharded model (FSDP2), or look together by LayerMetrics with
+    ``distributed``, agree when to look.
     ``on_record(step, record)`` is called after each look, for a logger of one's own; ``record`` maps a variable's
     name to its dimensions and array.
 
@@ -175,13 +177,13 @@ class Tracker:
             torch.accelerator.synchronize(first.device)
 
     def _waiting(self) -> int:
-        """Steps until a look is affordable; on processes that share a model, the most that any would wait."""
+        """Steps until a look is affordable; on processes that look together, the most that any would wait."""
         waiting = self.budget.waiting(self.steps)
-        first = next(self._model.parameters(), None)
-        if self.budget.limit is not None and first is not None and hasattr(first, "full_tensor"):
-            agreed = torch.tensor(waiting, device=first.device)
-            torch.distributed.all_reduce(agreed, op=torch.distributed.ReduceOp.MAX)
-            waiting = int(agreed)
+        if self.budget.limit is None or not several():
+            return waiting
+        spread = any(hasattr(parameter, "full_tensor") for parameter in self._model.parameters())
+        if spread or any(getattr(look, "collective", False) for look in self._looks):
+            waiting = max(told_by_all(waiting))  # one that looked alone would wait for the others
         return waiting
 
     def state_dict(self) -> dict[str, Tensor]:
