@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import BloomConfig, BloomModel, GPT2Config, GPT2Model
+from transformers import (
+    BloomConfig,
+    BloomModel,
+    DebertaConfig,
+    DebertaModel,
+    GPT2Config,
+    GPT2Model,
+    MptConfig,
+    MptModel,
+)
 
 from lowdyn.inspection import inspect_weights
 from lowdyn.observe import weight_matrices
@@ -25,14 +34,19 @@ def tiny(kind):
         return nn.ModuleDict({"qkv": nn.Linear(4, 8)})
     if kind == "c_attn":
         return GPT2Model(GPT2Config(n_embd=4, n_head=2, n_layer=1, vocab_size=9, n_positions=5))
+    if kind == "Wqkv":
+        return MptModel(MptConfig(d_model=4, n_heads=2, n_layers=1, vocab_size=9, max_seq_len=5))
+    if kind == "by head":
+        sizes = {"hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 6}
+        return DebertaModel(DebertaConfig(vocab_size=9, **sizes))
     return BloomModel(BloomConfig(hidden_size=4, n_head=2, n_layer=1, vocab_size=9))
 
 
-@pytest.mark.parametrize("kind", ["qkv", "in_proj", "wide qkv", "c_attn", "query_key_value"])
+@pytest.mark.parametrize("kind", ["qkv", "in_proj", "wide qkv", "c_attn", "Wqkv", "by head", "query_key_value"])
 def test_matrices_are_those_of_spectra(tmp_path, kind):
     model = built(lambda: tiny(kind)).double()
     path = save(tmp_path / "model.safetensors", model.state_dict())
-    if kind == "query_key_value":
+    if kind in ("query_key_value", "by head"):
         model.config.save_pretrained(tmp_path)
     found = {layer.name: layer for layer in inspect_weights(path).layers}
     expected = weight_matrices(model, ".")
@@ -42,6 +56,25 @@ def test_matrices_are_those_of_spectra(tmp_path, kind):
         assert layer.shape == matrix.shape
         np.testing.assert_allclose(layer.weight.values, torch.linalg.svdvals(matrix), atol=1e-12)
         assert kind == "c_attn" or layer.reading == expected[name].reading.shown.replace("entries x dim", "out x in")
+
+
+def test_queries_keys_and_values_are_those_that_the_models_use():
+    """What the packed layer makes, taken apart as the model does, is what the matrices make."""
+    x = gaussian(7, 4)
+    mpt, deberta = (built(lambda kind=kind: tiny(kind)).double() for kind in ("Wqkv", "by head"))
+    for model, name, ways in (
+        (mpt, "blocks.0.attn.Wqkv", lambda made: made.chunk(3, dim=-1)),
+        (
+            deberta,
+            "encoder.layer.0.attention.self.in_proj",
+            lambda made: [one.flatten(1) for one in made.view(7, 2, -1).chunk(3, dim=-1)],
+        ),
+    ):
+        matrices = weight_matrices(model)
+        with torch.no_grad():
+            made = ways(model.get_submodule(name)(x))
+        for one, expected in zip("qkv", made, strict=True):
+            assert_close(x @ matrices[f"{name}.{one}"]().mT, expected)
 
 
 def test_attention_by_head_is_taken_apart_where_the_heads_are_known(tmp_path):

@@ -50,13 +50,26 @@ def test_packed_attention_is_split_and_named():
     same(found["k"], apart.k_proj_weight)
 
 
-def test_packed_linear_layers_are_split():
+@pytest.mark.parametrize("name", ["qkv", "Wqkv", "qkv_proj", "to_qkv"])
+def test_packed_linear_layers_are_split(name):
     block = nn.Module()
-    block.qkv = built(lambda: nn.Linear(4, 12))
+    packed = built(lambda: nn.Linear(4, 12))
+    block.add_module(name, packed)
     block.wide = built(lambda: nn.Linear(4, 12))
+    block.shared = nn.Module()
+    block.shared.add_module(name, built(lambda: nn.Linear(4, 8)))  # keys and values of fewer heads
     found = weight_matrices(block)
-    assert list(found) == ["qkv.q", "qkv.k", "qkv.v", "wide"]
-    same(found["qkv.v"], block.qkv.weight[8:])
+    assert list(found) == [f"{name}.q", f"{name}.k", f"{name}.v", "wide", f"shared.{name}"]
+    for place, part in enumerate("qkv"):
+        same(found[f"{name}.{part}"], packed.weight[4 * place : 4 * (place + 1)])
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.qkv_proj", "conv.in_proj", "my_qkv_projection"])
+def test_layers_that_hold_something_else_are_one(name):
+    block = built(lambda: nn.Linear(4, 12))
+    for part in reversed(name.split(".")):
+        block = nn.ModuleDict({part: block})
+    assert list(weight_matrices(block)) == [name]
 
 
 def test_gpt2_stores_its_linear_layers_the_other_way():

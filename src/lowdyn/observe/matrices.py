@@ -92,8 +92,9 @@ def weight_matrices(model: nn.Module, layers: str | None = None) -> dict[str, We
 
     - linear layers and the factors of a deep linear network: (out, in), under the module's name
     - ``nn.MultiheadAttention``, packed or not: its ``q``, ``k`` and ``v``, each (out, in), as ``attention.q`` …; so
-      also linear layers called ``qkv`` (rows: all queries, all keys, all values) and GPT-2's ``c_attn``, and, of a
-      model whose ``config`` says ``num_attention_heads``, ``query_key_value`` (head by head)
+      also linear layers of 3·d x d called ``qkv``, ``Wqkv``, ``qkv_proj`` or ``to_qkv`` (rows: all queries, all keys,
+      all values) and GPT-2's ``c_attn``, and, of a model whose ``config`` says ``num_attention_heads``,
+      ``query_key_value`` and DeBERTa's ``attention.self.in_proj`` (head by head)
     - convolutions: (out, in·k·k), a transposed convolution (in, out·k·k); of a grouped one, in and out are a group's
     - embeddings: (entries, dim), only when ``layers`` is given and matches
 

@@ -9,8 +9,11 @@ from math import prod
 from torch import Tensor
 
 # Layers whose rows are all queries, then all keys, then all values; and those that go head by head.
-PACKED = re.compile(r"(?:^|\.)(?:qkv|c_attn)$")
-PACKED_BY_HEAD = re.compile(r"(?:^|\.)query_key_value$")
+PACKED = re.compile(r"(?:^|\.)(?:qkv|Wqkv|qkv_proj|to_qkv|c_attn)$")
+PACKED_BY_HEAD = re.compile(r"(?:^|\.)(?:query_key_value|attention\.self\.in_proj)$")
+PACKED_OTHERWISE = re.compile(
+    r"(?:^|\.)h\.\d+\.attn\.qkv_proj$"
+)  # CodeGen: queries, values, keys in each of four blocks
 CONV1D = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)$")  # linear layers that GPT-2 stores as (in, out)
 QUERY_KEY_VALUE = ("q", "k", "v")
 
@@ -59,15 +62,17 @@ class Reading:
 def split(name: str, whole: Reading, stored: tuple[int, ...], heads: int | None) -> dict[str, Reading]:
     """Return the matrices in the linear layer ``name``, by what their names add to it: q, k and v if it is packed.
 
-    ``qkv`` (DeiT and other vision transformers) and ``c_attn`` (GPT-2) hold all queries, all keys, all values;
-    ``query_key_value`` (GPT-NeoX, BLOOM) one head's after the other's, which takes the number of ``heads`` to tell
-    apart. A layer of other proportions than 3·d x d, such as one whose heads share keys, is one matrix.
+    ``qkv`` (DeiT and other vision transformers), ``Wqkv`` (MPT, ModernBERT), ``qkv_proj`` (Phi-3), ``to_qkv`` and
+    ``c_attn`` (GPT-2) hold all queries, all keys, all values; ``query_key_value`` (GPT-NeoX, BLOOM) and DeBERTa's
+    ``attention.self.in_proj`` one head's after the other's, which takes the number of ``heads`` to tell apart. A layer
+    of other proportions than 3·d x d, such as one whose heads share keys, is one matrix; so are other layers called
+    ``in_proj``, which hold something else (LFM2's gates), and CodeGen's ``qkv_proj``.
 
     >>> [list(split(name, Reading(), (12, 4), None)) for name in ("attn.qkv", "query_key_value")]
     [['q', 'k', 'v'], ['']]
     """
     rows, columns = whole.shape(stored)[-2:]
-    if rows == 3 * columns and PACKED.search(name):
+    if rows == 3 * columns and PACKED.search(name) and not PACKED_OTHERWISE.search(name):
         return _thirds(whole, 1)
     if rows == 3 * columns and PACKED_BY_HEAD.search(name) and heads and columns % heads == 0:
         return _thirds(whole, heads)
