@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from torch import nn
@@ -12,13 +13,14 @@ from torch.distributed.fsdp import fully_shard
 
 from lowdyn import Spectra, Tracker
 from lowdyn.networks import MLP
+from lowdyn.observe import tracker as tracker_module
 from lowdyn.observe.following import Followed
 from lowdyn.trajectory import save
 
 STEPS, SIZES = 3, (200, 230, 6)
 
 
-def train(wrap=lambda model: model, rank=0, processes=1, budget=None):
+def train(wrap=lambda model: model, rank=0, processes=1, steps=STEPS, **options):
     """Three steps of full-batch descent in float64, this process's share of the batch; the tracker.
 
     The two leading and the two trailing singular values of each weight stand apart, so that their vectors are defined.
@@ -32,14 +34,45 @@ def train(wrap=lambda model: model, rank=0, processes=1, budget=None):
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.randn(12, 200, generator=generator, dtype=torch.float64), torch.arange(12) % 6
     wrapped = wrap(model)
-    tracker = Tracker(wrapped, Spectra(top=2), every=1, budget=budget)
+    tracker = Tracker(wrapped, Spectra(top=2), every=1, **options)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.3)
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(wrapped(x[rank::processes]), labels[rank::processes]).backward()
         optimizer.step()
         tracker.step()
     return tracker
+
+
+class Pace:
+    """Training that takes one process five times as long as the other, and looks that take both a second."""
+
+    now = 0.0
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def __call__(self):
+        return self.now
+
+    def trained(self, *arguments):
+        self.now += 1.0 + 4 * self.rank
+
+    def looked(self, step, record):
+        self.now += 1.0
+
+
+def at_a_budget(wrap, rank):
+    """The steps looked at: the two agree, for one that looked alone would wait for the other for ever."""
+    pace = tracker_module.perf_counter = Pace(rank)
+
+    def timed(model):
+        model.register_forward_hook(pace.trained)
+        return wrap(model)
+
+    tracker = train(timed, rank, 2, steps=9, budget=0.5, on_record=pace.looked)
+    tracker_module.perf_counter = perf_counter
+    return tracker.trajectory["step"].values.tolist()
 
 
 class Counted:
@@ -102,11 +135,8 @@ def main(rank: int, folder: Path) -> None:
         looked = {"shapes": counted.shapes, "state": state_of(tracker)}
         (folder / f"{kind}{rank}.json").write_text(json.dumps(looked))
     (folder / f"failing{rank}.json").write_text(json.dumps(failing(rank)))
-    # With a budget the two agree on when to look; one that looked alone would wait for the other for ever.
-    agreed = train(shard, rank, 2, budget=0.5 if rank else 0.9)
-    (folder / f"steps{rank}").write_text(str(agreed.trajectory["step"].values.tolist()))
-    agreed = train(shard_last, rank, 2, budget=0.5 if rank else 0.9)
-    (folder / f"partly{rank}").write_text(str(agreed.trajectory["step"].values.tolist()))
+    for kind, wrap in (("steps", shard), ("partly", shard_last)):
+        (folder / f"{kind}{rank}").write_text(str(at_a_budget(wrap, rank)))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
