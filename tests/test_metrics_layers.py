@@ -268,6 +268,11 @@ def test_data_that_cannot_be_measured_are_refused(batches, classes, message):
         layer_metrics(look_through(4), batches, classes)
 
 
+def test_a_probe_of_no_batch_is_refused():
+    with pytest.raises(ValueError, match="the loader gave no batch"):
+        Tracker(look_through(4), LayerMetrics([], 3))
+
+
 def test_features_that_overflow_are_named():
     model = DeepLinearNetwork.from_weights([1e200 * torch.eye(4, dtype=torch.float64)] * 2)
     with pytest.raises(ValueError, match="features of 'W2' hold NaN or infinity"):
