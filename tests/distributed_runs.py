@@ -1,4 +1,4 @@
-"""What two processes of training end with; run by test_distributed.py under torchrun.
+"""What two processes of training end with; run by test_distributed.py under torchrun and under accelerate launch.
 
 Accelerate 1.15 turns FSDP2 on for accelerators only. So that its own FSDP2 path runs on the CPU, where torch's
 ``fully_shard`` works, the process is declared one of it by hand.
@@ -132,6 +132,18 @@ def main(folder):
             diverged = str(error)
         everywhere = accelerator.gather(torch.tensor([len(diverged)])).tolist()
         found[f"{mode}, diverged"] = {"message": diverged, "everywhere": everywhere}
+    finish(accelerator, folder, results, found)
+
+
+def configured(folder):
+    """One case on whatever Accelerate's own configuration, as ``accelerate launch`` hands it on, says."""
+    accelerator = Accelerator()
+    model, curve = run("minibatches", accelerator)
+    about = {"curve": curve.to_dict(), "processes": accelerator.num_processes, "device": accelerator.device.type}
+    finish(accelerator, folder, {f"launched/{name}": value for name, value in whole(model).items()}, about)
+
+
+def finish(accelerator, folder, results, found):
     if accelerator.is_main_process:
         safetensors.torch.save_file(results, folder / "results.safetensors")
         (folder / "results.json").write_text(json.dumps(found))
@@ -140,7 +152,7 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    {"all": main, "configured": configured}[sys.argv[2]](Path(sys.argv[1]))
     # Left without Python's and torch's teardown: threads of gloo groups that Accelerate, DDP and FSDP made abort the
     # process there now and then ("terminate called without an active exception").
     os._exit(0)

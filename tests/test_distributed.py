@@ -1,6 +1,7 @@
 """Two processes train as one does, by DDP and by FSDP2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,14 @@ MODES = ("ddp", "fsdp2")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    script = Path(__file__).with_name("distributed_runs.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(script), str(folder)], capture_output=True, text=True, timeout=300, check=False)
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return launched(launch, tmp_path_factory.mktemp("processes"), "all")
+
+
+def launched(launch, folder, what, **variables):
+    command = [sys.executable, "-m", *launch, str(Path(__file__).with_name("distributed_runs.py")), str(folder), what]
+    given = {**os.environ, **variables}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=given)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = safetensors.torch.load_file(folder / "results.safetensors")
     return json.loads((folder / "results.json").read_text()), weights
@@ -47,6 +52,25 @@ def test_two_processes_train_as_one(results, mode, case):
     np.testing.assert_array_equal(ours["step"], curve["step"])
     np.testing.assert_allclose(ours["loss"], curve["loss"], rtol=1e-6)
     np.testing.assert_allclose(ours["accuracy"], curve["accuracy"], rtol=1e-12)
+
+
+def test_accelerate_launch_says_how_many_processes_there_are(tmp_path):
+    """By Accelerate's own configuration: the script makes an Accelerator() and no more.
+
+    Of CPUs alone accelerate 1.15 starts several processes through MPI only. Its launcher of several GPUs needs none of
+    them, and the variable that its configuration of a CPU sets keeps the processes off those that are there.
+    """
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_machines: 1\nnum_processes: 2\n"
+        "mixed_precision: 'no'\nmain_process_port: 0\n"
+    )
+    launch = ["accelerate.commands.launch", "--config_file", str(config)]
+    found = launched(launch, tmp_path, "configured", ACCELERATE_USE_CPU="true")
+    assert (found[0]["processes"], found[0]["device"]) == (2, "cpu")
+    model, curve = run("minibatches", Accelerator(cpu=True))
+    assert_close(weights_of(found, "launched"), dict(model.state_dict()), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(xr.Dataset.from_dict(found[0]["curve"])["loss"], curve["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
