@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import weakref
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,8 @@ from tests.fake_claims import FIXED, HALVING, claim, experiment, reproduce, with
 from tests.pooled import assert_same_results, die, reproduce_in, rest, several, start
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+import distributed
 
 from tests.dask_processes import cluster
 
@@ -50,6 +53,24 @@ def test_an_address_where_nobody_answers(folder, monkeypatch, address):
     assert status == 2
     assert line.startswith(f"lowdyn: no Dask scheduler answers at {address}; start one with `dask scheduler`")
     assert not folder.exists()
+
+
+def test_a_client_that_found_nobody_is_gone_before_the_next_begins(monkeypatch):
+    """Collected while the next one starts, it would wait for a lock that this one holds, for ever."""
+    seen, alive = [], []
+
+    class Watched(distributed.Client):
+        def __init__(self, *arguments, **options):
+            alive.append([one() is not None for one in seen])
+            seen.append(weakref.ref(self))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(pools, "PATIENCE", 1)
+    monkeypatch.setattr(distributed, "Client", Watched)
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="no Dask scheduler answers"):
+            DaskCluster.open("tcp://127.0.0.1:1").__enter__()
+    assert alive == [[], [False]]
 
 
 def test_a_cluster_without_workers(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import threading
@@ -111,6 +112,9 @@ class DaskCluster:
             raise ClusterError("--cluster needs Dask: pip install 'lowdyn[cluster]'") from error
         for name in ("distributed", "distributed.client"):  # what they would say is said in one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # A client that found no scheduler, in an earlier call, is closed when it is collected. Were that while the next
+        # one starts, its end would wait for a lock that the start holds, for ever (distributed 2026.8).
+        gc.collect()
         try:
             client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
