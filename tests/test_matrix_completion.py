@@ -28,6 +28,7 @@ def test_a_matrix_of_low_rank_is_recovered_and_its_rank_is_found(depth):
     model = fitted(seen, depth=depth, center="none")
     assert relative_error(model, truth, seen) < 1e-3
     assert model.rank_ == 2  # of the ten allowed
+    # No nearer than the entries: a singular value is off by at most the norm of the error (Weyl).
     np.testing.assert_allclose(model.singular_values_[:2], np.linalg.svd(truth)[1][:2], rtol=1e-3)
 
 

@@ -58,7 +58,7 @@ def fit(
 
 @contextlib.contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Let this thread, and those that it starts, count numbers too small to be normal as zero.
+    """Let this thread count numbers too small to be normal as zero; torch's others that run already go on as they were.
 
     Where gradients become zero or nearly so, those of a dead ReLU's weights or of images learned by heart, Adam's
     moments decay to such numbers and stay there, and with them a processor takes many times as long. In an update they

@@ -11,9 +11,8 @@ from torch import Tensor
 # Layers whose rows are all queries, then all keys, then all values; and those that go head by head.
 PACKED = re.compile(r"(?:^|\.)(?:qkv|Wqkv|qkv_proj|to_qkv|c_attn)$")
 PACKED_BY_HEAD = re.compile(r"(?:^|\.)(?:query_key_value|attention\.self\.in_proj)$")
-PACKED_OTHERWISE = re.compile(
-    r"(?:^|\.)h\.\d+\.attn\.qkv_proj$"
-)  # CodeGen: queries, values, keys in each of four blocks
+# CodeGen's goes by queries, values, keys in each of four blocks.
+PACKED_OTHERWISE = re.compile(r"(?:^|\.)h\.\d+\.attn\.qkv_proj$")
 CONV1D = re.compile(r"(?:^|\.)(?:c_attn|q_attn|c_proj|c_fc)$")  # linear layers that GPT-2 stores as (in, out)
 QUERY_KEY_VALUE = ("q", "k", "v")
 
