@@ -8,6 +8,7 @@ import pytest
 import torch
 import xarray as xr
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTForImageClassification
 
 from lowdyn.data import DataMissing, ImageSet, SentencePairs, load_set
@@ -216,6 +217,20 @@ def test_a_checkpoint_is_adapted_to_every_set(tmp_path):
     assert result.attrs["sha256"].startswith(load_pretrained(tmp_path).sha256)
     again = adapt_vit.run(data=data, **settings, generator=generator())
     xr.testing.assert_identical(result, again)
+
+
+def test_a_wide_adapter_is_of_every_layer_but_the_head():
+    """LoRA's own number of parameters, r (in + out) of each layer, and the head; the others are as without it."""
+    settings = {"rank": 2, "pretrained": 50, "pretraining_steps": 1, "adapted": 25, "steps": 4, "tested": 10}
+    data = (load_set("digits/train"), load_set("digits/test"))
+    alone = adapt_vit.run(data=data, **settings, lr=1e-3, generator=generator())
+    beside = adapt_vit.run(data=data, **settings, wide=3, lr=1e-3, generator=generator())
+    xr.testing.assert_identical(alone, beside.sel(tuning=alone["tuning"]))
+    model = adapt_vit._parts(data, 50, 1, generator())[0].build(5, generator())
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not model.output]
+    head = sum(one.numel() for one in model.output.parameters())
+    count = sum(3 * (one.in_features + one.out_features) for one in layers)
+    assert beside["trainable"].sel(tuning="wide_lora") == count + head
 
 
 def test_adapters_start_from_what_was_learnt():

@@ -3,7 +3,8 @@
 The lecture adapts ViT-B/16, pretrained on ImageNet-21k, to CIFAR-10 and CIFAR-100. That is the paper scale, from a
 checkpoint in the data folder. Otherwise a small ViT is pretrained here: on Fashion-MNIST for MNIST, or, where there is
 no data folder, on the first five of scikit-learn's digits for the last five. Adapters go on queries and values, and
-the head is trained in full. Every method gets the best of three rates on training images that are set aside.
+the head is trained in full. Every method gets the best of three rates on training images that are set aside. What a
+small rank costs is seen beside a LoRA of a large one, of every layer, which trains nearly as much as full fine-tuning.
 """
 
 from __future__ import annotations
@@ -30,8 +31,16 @@ from lowdyn.training import Minibatches, train
 
 WIDTH, DEPTH, BATCH = 64, 4, 64
 METHODS = ("full", "lora", "adalora", "deep_lora")
-# Of the small network: adapters want a higher rate than full fine-tuning.
-RATES = {"full": (1e-3, 3e-3, 1e-2)} | dict.fromkeys(METHODS[1:], (1e-2, 3e-2, 1e-1))
+WIDE = "wide_lora"
+LAYERS = ["patches", "query", "key", "value", "mixed", "expand", "contract"]  # of the small network, all but the head
+# Of the small network: adapters want a higher rate than full fine-tuning, each its own.
+RATES = {
+    "full": (1e-3, 3e-3, 1e-2),
+    "lora": (1e-2, 3e-2, 1e-1),
+    "adalora": (3e-2, 1e-1, 3e-1),
+    "deep_lora": (3e-2, 1e-1, 3e-1),
+    WIDE: (1e-3, 3e-3, 1e-2),
+}
 CHECKPOINT_RATES = dict.fromkeys(METHODS, (1e-4, 1e-3, 5e-3))
 
 
@@ -69,6 +78,7 @@ def run(
     generator: torch.Generator,
     pretrained: int = 0,
     pretraining_steps: int = 0,
+    wide: int | None = None,
     lr: float | None = None,
 ) -> xr.Dataset:
     """Return over ``tuning`` the test ``accuracy``, the number of ``trainable`` parameters and the ``rate``.
@@ -76,16 +86,20 @@ def run(
     ``data`` are images to pretrain on, for ``pretraining_steps`` on ``pretrained`` of them, to adapt to and to test on;
     or (train, test), of which one half of the classes stands for the first. Or pairs (train, test) and last a file of
     pretrained weights. ``steps`` on ``adapted`` images follow, a fifth of which is set aside for the choice of rates;
-    ``tested`` at most judge. With ``lr`` every method takes that rate and none is chosen. All is over ``data``, as is
-    ``parameters``, the network's number; ``pretraining_accuracy`` is what it reached before, NaN of a file.
+    ``tested`` at most judge. With ``wide`` a LoRA of that rank, of every layer of the small network, joins the others.
+    With ``lr`` every method takes that rate and none is chosen. All is over ``data``, as is ``parameters``, the
+    network's number; ``pretraining_accuracy`` is what it reached before, NaN of a file.
     """
     base, pairs = _parts(data, pretrained, pretraining_steps, generator)
     pairs = [(target.take(min(adapted, len(target))), test.take(min(tested, len(test)))) for target, test in pairs]
-    rates = base.rates if lr is None else dict.fromkeys(METHODS, (lr,))
+    ways = {method: (method, rank, ["query", "value"]) for method in METHODS}
+    if wide is not None:
+        ways[WIDE] = ("lora", wide, LAYERS)
+    rates = base.rates if lr is None else dict.fromkeys(ways, (lr,))
     rows = []
     for target, test in pairs:
         own = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        rows.append(_adapted_to(base, target, test, rank, steps, rates, own))
+        rows.append(_adapted_to(base, target, test, ways, steps, rates, own))
     targets = [target for target, _ in pairs]
     joined = xr.concat(rows, dim="data").assign_coords(data=[target.name for target in targets])
     joined = joined.assign(pretraining_accuracy=base.reached)
@@ -96,25 +110,25 @@ def _adapted_to(
     base: _Base,
     target: ImageSet,
     test: ImageSet,
-    rank: int,
+    ways: Mapping[str, tuple[str, int, list[str]]],
     steps: int,
     rates: Mapping[str, tuple[float, ...]],
     generator: torch.Generator,
 ) -> xr.Dataset:
-    """Return what every method reaches on ``test`` after ``steps`` on four fifths of ``target``."""
+    """Return what every way (method, rank, layers) reaches on ``test`` after ``steps`` on 4/5 of ``target``."""
     model = base.build(target.num_classes, generator)
     inputs, labels = _tensors(target, base.statistics)
     order = torch.randperm(len(target), generator=generator)
     kept = len(target) - len(target) // 5
     learn, choose = order[:kept], order[kept:]
     seed, rows = int(torch.randint(2**31, (), generator=generator)), []
-    for method in METHODS:
+    for name, way in ways.items():
         trials = []
-        for rate in rates[method]:
+        for rate in rates[name]:
             own = torch.Generator().manual_seed(seed)  # the same order and start for every method and rate
             batches = Minibatches(inputs[learn], labels[learn], BATCH, own)
             epochs = -(-steps // len(batches))
-            adaptation = _adapted(model, method, rank, epochs * len(batches), own)
+            adaptation = _adapted(model, *way, steps=epochs * len(batches), generator=own)
             _train(adaptation, batches, rate, epochs)
             trials.append((accuracy(adaptation.model, inputs[choose], labels[choose]), -rate, adaptation))
         _, negative, best = max(trials, key=lambda one: one[:2])
@@ -127,7 +141,7 @@ def _adapted_to(
             "rate": ("tuning", chosen),
             "parameters": sum(one.numel() for one in model.parameters()),
         },
-        coords={"tuning": list(METHODS)},
+        coords={"tuning": list(ways)},
     )
 
 
@@ -182,15 +196,11 @@ def _pretrained(source: ImageSet, steps: int, generator: torch.Generator) -> _Ba
     return _Base(build, source, source.statistics, RATES, accuracy(model, inputs, labels))
 
 
-def _adapted(model: nn.Module, method: str, rank: int, steps: int, generator: torch.Generator) -> Adaptation:
+def _adapted(
+    model: nn.Module, method: str, rank: int, layers: list[str], *, steps: int, generator: torch.Generator
+) -> Adaptation:
     return adapt(
-        copy.deepcopy(model),
-        method,
-        rank=rank,
-        targets=["query", "value"],
-        generator=generator,
-        steps=steps,
-        head=["output"],
+        copy.deepcopy(model), method, rank=rank, targets=layers, generator=generator, steps=steps, head=["output"]
     )
 
 
@@ -213,7 +223,7 @@ ADAPT_VIT = Experiment(
     {
         "smoke": Plan(grid(rank=2, pretrained=700, pretraining_steps=100, adapted=300, steps=30, tested=200, lr=3e-3)),
         "quick": Plan(
-            grid(rank=2, pretrained=6000, pretraining_steps=480, adapted=1000, steps=160, tested=2000), seeds=3
+            grid(rank=2, pretrained=6000, pretraining_steps=480, adapted=1000, steps=160, tested=2000, wide=32), seeds=3
         ),
         "paper": Plan(
             grid(rank=8, adapted=50_000, steps=3000, tested=10_000),
