@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import warnings
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowdyn.arguments import checked_count, checked_indices
-from lowdyn.recovery import fitting, storage
-from lowdyn.recovery.biases import Biases
-from lowdyn.recovery.fitting import Fit, OnIteration, fit_by_validation, fit_on_schedule, fit_to_rest
-from lowdyn.recovery.objective import Factors, Penalty
+from lowdyn.recovery.course import Ending, choose_held_out, fit_with_trial, fit_without_trial
+from lowdyn.recovery.fitting import OnIteration, unwatched
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.parameters import check_parameters
 from lowdyn.recovery.rows import solve_rows
+from lowdyn.recovery.saved import SavedEstimates
 from lowdyn.recovery.start import Start
 
-Mask = NDArray[np.bool_]
-ALIVE = 0.01  # a singular value below this share of the largest does not count towards the rank
 
-
-class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class DeepMatrixCompletion(TransformerMixin, SavedEstimates, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Complete a matrix of which some entries are observed: x_ij ≈ mean + b_i + c_j + (U C … C Vᵀ)_ij.
 
     A network of ``depth`` factors is trained by gradient descent on the observed entries, from a spectral start, with
@@ -82,8 +76,6 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
     2
     """
 
-    regularization_: float
-
     def __init__(
         self,
         rank: int = 10,
@@ -118,7 +110,7 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = fitting.unwatched) -> Self:
+    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = unwatched) -> Self:
         """Fit to a matrix (rows, columns), SciPy sparse (a stored zero is observed) or dense (NaN is not observed).
 
         ``on_iteration(count, error)`` is called after every iteration: of the trial with held-out entries, with their
@@ -127,34 +119,41 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
         """
         check_parameters(self)
-        known = self._factors if self.warm_start and hasattr(self, "_factors") else None
         seen = self._read(X, reset=True)
         if len(seen) == 0:
             raise ValueError(f"X of shape {seen.shape} has no observed entries; at least one is needed")
-        regularization: float = self.regularization if known is None else self.regularization_
         random_state = check_random_state(self.random_state)
-        held_out = self._held_out(len(seen), random_state) if known is None else None
-        trial = self._try(seen, held_out, random_state, on_iteration) if held_out is not None else None
-        start = self._start(seen, random_state)
-        if known is not None:
-            start = start.grown(known)
-        if trial is None:
-            penalties = [start.penalty(regularization)]
-            final = fit_to_rest(start.objective, start.factors, penalties[0], self.tol, self.max_iter, on_iteration)
+        starting = partial(
+            Start.of,
+            rank=self.rank,
+            depth=self.depth,
+            center=self.center,
+            init_scale=self.init_scale,
+            discrepant_ratio=self.discrepant_ratio,
+            regularization=self.regularization,
+            random_state=random_state,
+        )
+        ending = Ending(self.tol, self.max_iter, on_iteration)
+        again, held_out = self.warm_start and hasattr(self, "_factors"), None
+        if self.early_stopping and not again:
+            held_out = choose_held_out(len(seen), self.validation_fraction, random_state)
+        if held_out is not None:
+            outcome = fit_with_trial(seen, held_out, starting, self.regularization, ending)
+        elif again:
+            outcome = fit_without_trial(starting(seen).grown(self._factors), self.regularization_, ending)
         else:
-            schedule = trial.schedule or [regularization]
-            regularization, penalties = schedule[-1], [start.penalty(one) for one in schedule]
-            factors = start.factors.without_product() if trial.biases_suffice else start.factors
-            final = fit_on_schedule(start.objective, factors, penalties[: len(trial.schedule)], on_iteration)
-        if not (final.settled if trial is None else trial.settled):
+            outcome = fit_without_trial(starting(seen), self.regularization, ending)
+        if not outcome.settled:
             warnings.warn(
                 f"descent was still gaining after max_iter={self.max_iter} iterations; raise max_iter",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        self.regularization_ = regularization
-        self.validation_curve_ = np.array([] if trial is None else trial.errors)
-        self._keep(seen, start, final, penalties[-1])
+        self.n_iter_, self.loss_curve_ = len(outcome.losses), outcome.losses
+        self.validation_curve_, self.regularization_ = outcome.errors, outcome.regularization
+        self._seen = (seen.starts, seen.columns)
+        limits = (float(seen.values.min()), float(seen.values.max()))
+        self._hold(outcome.factors, outcome.mean, limits, outcome.penalty)
         return self
 
     def fit_transform(self, X: Any, y: None = None) -> Values:
@@ -177,78 +176,6 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
         left = solve_rows(seen, self._factors, self.mean_, self._penalty, with_bias=self.center == "bias")
         return (left @ self._to_coordinates).astype(seen.values.dtype)
 
-    def predict_entries(self, rows: ArrayLike, columns: ArrayLike, clip: bool = True) -> Values:
-        """Return the estimates at the indices ``rows`` (entries,) and ``columns`` (entries,).
-
-        A row or column that the fit did not see, or an index beyond its matrix, counts with a bias and factors of zero.
-        ``clip`` keeps the estimates within the range of the observed entries. ValueError for negative indices.
-        """
-        check_is_fitted(self)
-        rows, columns = checked_indices("rows", rows), checked_indices("columns", columns)
-        if rows.shape != columns.shape:
-            raise ValueError(f"rows and columns are indices of the same entries, got {len(rows)} and {len(columns)}")
-        known = (rows < len(self.row_bias_)) & (columns < len(self.column_bias_))
-        values = Biases(self.mean_, self.row_bias_, self.column_bias_).at(rows, columns)
-        values[known] = self.mean_ + self._factors.at(rows[known], columns[known])
-        return np.clip(values, *self._range) if clip else values
-
-    def complete(self, clip: bool = True) -> Values:
-        """Return the estimate of every entry: a dense matrix (rows, columns), which no other method forms."""
-        check_is_fitted(self)
-        values = (self._factors.left @ self._factors.core) @ self._factors.right.T
-        values += self.row_bias_[:, None]
-        values += self.column_bias_ + values.dtype.type(self.mean_)
-        return np.clip(values, *self._range, out=values) if clip else values
-
-    def recommend(self, row: int, n: int = 10, unseen_only: bool = True) -> tuple[NDArray[np.int64], Values]:
-        """Return the ``n`` columns of highest estimate for a row, best first, and those estimates (not clipped).
-
-        Columns observed in that row are left out if ``unseen_only``, so fewer than ``n`` may come back. A row that the
-        fit did not see gets the columns of highest bias.
-        """
-        check_is_fitted(self)
-        row, n = checked_count("row", row), checked_count("n", n, at_least=1)
-        columns = np.arange(len(self.column_bias_))
-        if unseen_only and row < len(self.row_bias_):
-            seen = self._seen[1][self._seen[0][row] : self._seen[0][row + 1]]
-            columns = np.setdiff1d(columns, seen, assume_unique=True)
-        values = self.predict_entries(np.full(len(columns), row), columns, clip=False)
-        best = np.argsort(-values, kind="stable")[:n]
-        return columns[best], values[best]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to one safetensors file, parameters as JSON in its header, whole or not at all.
-
-        A ``random_state`` that is a RandomState is not kept: the model that is loaded has None. ValueError or TypeError
-        for parameters, set since the fit, that ``fit`` would refuse.
-        """
-        check_is_fitted(self)
-        arrays = {name: getattr(self, name) for name in ("loss_curve_", "validation_curve_")}
-        arrays |= {"seen_starts": self._seen[0], "seen_columns": self._seen[1]}
-        arrays |= {f"factor_{place}": one for place, one in enumerate(self._factors.arrays())}
-        numbers = {"mean": self.mean_, "range": self._range, "penalty": self._penalty, "n_iter": self.n_iter_}
-        names = getattr(self, "feature_names_in_", None)
-        numbers |= {"regularization": self.regularization_, "depth": 2 + len(self._factors.cores)}
-        numbers["feature_names"] = None if names is None else list(names)
-        storage.save(path, self.get_params(), numbers, arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return a model that ``save`` wrote.
-
-        FileNotFoundError where no file is; ValueError for another file, in one line that names it and what is wrong.
-        """
-        parameters, numbers, arrays, factors = storage.load(path, cls().get_params())
-        model = cls(**parameters)
-        model.loss_curve_, model.validation_curve_ = arrays["loss_curve_"], arrays["validation_curve_"]
-        model.regularization_ = numbers["regularization"]
-        model.n_iter_, model._seen = numbers["n_iter"], (arrays["seen_starts"], arrays["seen_columns"])
-        model._hold(factors, numbers["mean"], tuple(numbers["range"]), Penalty(*numbers["penalty"]))
-        model.n_features_in_ = len(factors.right)
-        if numbers["feature_names"] is not None:
-            model.feature_names_in_ = np.array(numbers["feature_names"], dtype=object)
-        return model
-
     def _read(self, X: Any, *, reset: bool) -> Observations:
         if sparse.issparse(X):
             seen = Observations.read(X)  # before anything sums entries that are there twice
@@ -256,44 +183,3 @@ class DeepMatrixCompletion(TransformerMixin, BaseEstimator):  # type: ignore[mis
             return seen
         dense = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
         return Observations.read(dense)
-
-    def _held_out(self, entries: int, random_state: RandomState) -> Mask | None:
-        count = int(self.validation_fraction * entries)
-        if not self.early_stopping or count < 2 or entries - count < 2:
-            return None
-        chosen = np.zeros(entries, bool)
-        chosen[random_state.choice(entries, count, replace=False)] = True
-        return chosen
-
-    def _start(self, seen: Observations, random_state: RandomState) -> Start:
-        names = ("rank", "depth", "center", "init_scale", "discrepant_ratio", "regularization")
-        return Start.of(seen, random_state=random_state, **{name: getattr(self, name) for name in names})
-
-    def _try(self, seen: Observations, held_out: Mask, random_state: RandomState, on_iteration: OnIteration) -> Fit:
-        """Return the fit to the entries that are not held out, its errors in the units of X."""
-        start = self._start(seen.select(~held_out), random_state)
-        rule = (self.regularization, start.penalty, self.tol, self.max_iter)
-        watch = fitting.in_units(start.scale, on_iteration)
-        fit = fit_by_validation(start.objective, start.factors, start.apply(seen.select(held_out)), *rule, watch)
-        fit.errors = [start.scale * error for error in fit.errors]
-        return fit
-
-    def _keep(self, seen: Observations, start: Start, final: Fit, penalty: Penalty) -> None:
-        """Set the attributes of a fit, in the units of X."""
-        self.n_iter_ = len(final.losses)
-        self.loss_curve_ = np.array(final.losses) * (start.scale**2 / len(seen))
-        self._seen = (seen.starts, seen.columns)
-        limits = (float(seen.values.min()), float(seen.values.max()))
-        # In the units that scaled() gives a factor, and the objective, λ is another number.
-        penalty = Penalty(penalty.decay * start.scale ** (2 - 2 / self.depth), penalty.ridge)
-        self._hold(final.factors.scaled(start.scale), start.mean, limits, penalty)
-
-    def _hold(self, factors: Factors, mean: float, limits: tuple[float, float], penalty: Penalty) -> None:
-        self._factors, self._range, self._penalty = factors, limits, penalty
-        self.mean_, self.row_bias_, self.column_bias_ = mean, factors.row_bias, factors.column_bias
-        right, coordinates = np.linalg.qr(factors.right)
-        inner = np.linalg.qr(factors.left @ factors.core, mode="r") @ coordinates.T
-        _, values, components = np.linalg.svd(inner, full_matrices=False)
-        self.singular_values_, self.components_ = values, components @ right.T
-        self._to_coordinates = factors.core @ coordinates.T @ components.T
-        self.rank_ = int((values > ALIVE * values[0]).sum())
