@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import OrderedDict
 from pathlib import Path
 
 import peft
@@ -103,6 +104,17 @@ def test_few_layers_are_remarked_upon_with_their_share():
         adapt(wide, target_modules=["11"])
     with pytest.warns(UserWarning, match=r"adapts 2 of 3 linear layers \(67%\); 'fc1' of target_modules matched none"):
         adapt(base_model("stack"), target_modules=["0", "2", "fc1"])
+
+
+@pytest.mark.parametrize(
+    ("head", "layers"), [(nn.Linear(5, 3), "body, head"), (base_model("stack"), "body, head.0, head.2, head.4")]
+)
+def test_a_part_that_is_kept_counts_once_and_under_its_own_name(head, layers):
+    model = nn.Sequential(OrderedDict(body=nn.Linear(9, 12), head=head))
+    count = layers.count(",") + 1
+    match = rf"adapts 1 of {count} linear layers \({1 / count:.0%}\); .* The linear layers of this model are {layers};"
+    with pytest.warns(UserWarning, match=match):
+        adapt(model, target_modules=["body", "fc1"], modules_to_save=["head"])
 
 
 # --- files ----------------------------------------------------------------------------------------------------

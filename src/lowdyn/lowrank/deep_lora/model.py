@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from peft import NoMatchingPeftModuleError
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
 from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -124,12 +124,19 @@ def _withdraw(model: nn.Module, adapter_name: str) -> None:
 
 
 def _linear_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that can be adapted, those already adapted among them, their factors not."""
-    adapted = tuple(f"{name}." for name, _ in _adapted(model))
+    """Names of the layers that can be adapted, those already adapted among them, their factors not.
+
+    A part that an adapter keeps (``modules_to_save``) stands once, under the name that it has without adapters.
+    """
+    kept = [name for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    unlisted = tuple(f"{name}." for name, _ in _adapted(model)) + tuple(f"{name}.modules_to_save." for name in kept)
     kinds = nn.Linear | Conv1D | DeepLoraLinear
-    return [
-        name for name, module in model.named_modules() if isinstance(module, kinds) and not name.startswith(adapted)
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, kinds) and not name.startswith(unlisted)
     ]
+    for part in kept:
+        names = [re.sub(rf"^{re.escape(part)}\.original_module\b", part, name) for name in names]
+    return names
 
 
 def _candidates(model: nn.Module) -> str:
