@@ -25,6 +25,7 @@ from lowdyn.experiments.adaptation import Adaptation, adapt
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.fitting import accuracy
 from lowdyn.experiments.pretrained import PIXELS, Enlarged
+from lowdyn.experiments.seeding import drawn_seed, own_generator
 from lowdyn.networks import SmallViT
 from lowdyn.networks.pretrained import pretrained_vit
 from lowdyn.training import Minibatches, train
@@ -98,7 +99,7 @@ def run(
     rates = base.rates if lr is None else dict.fromkeys(ways, (lr,))
     rows = []
     for target, test in pairs:
-        own = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        own = own_generator(generator)
         rows.append(_adapted_to(base, target, test, ways, steps, rates, own))
     targets = [target for target, _ in pairs]
     joined = xr.concat(rows, dim="data").assign_coords(data=[target.name for target in targets])
@@ -121,7 +122,7 @@ def _adapted_to(
     order = torch.randperm(len(target), generator=generator)
     kept = len(target) - len(target) // 5
     learn, choose = order[:kept], order[kept:]
-    seed, rows = int(torch.randint(2**31, (), generator=generator)), []
+    seed, rows = drawn_seed(generator), []
     for name, way in ways.items():
         trials = []
         for rate in rates[name]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.linalg import numerical_rank
 
 Groups = list[dict[str, Any]]
@@ -56,7 +57,7 @@ def adapt(
 
     shared: dict[str, Any] = {"target_modules": targets, "modules_to_save": head}
     if method == "deep_lora":
-        seed = int(torch.randint(2**31, (), generator=generator))
+        seed = drawn_seed(generator)
         with _quiet():
             deep = peft.get_peft_model(model, DeepLoraConfig(r=rank, seed=seed, **shared))
         return Adaptation(deep, lambda lr: deep_lora_parameter_groups(deep, lr=lr))
@@ -122,7 +123,7 @@ def update_rank(model: nn.Module, *, tolerance: float = 0.01) -> float:
 def forked(generator: torch.Generator) -> Iterator[None]:
     """Let the global generator, from which other libraries draw, be one seeded by ``generator`` for a while."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        torch.manual_seed(drawn_seed(generator))
         yield
 
 

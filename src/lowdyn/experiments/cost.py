@@ -15,6 +15,7 @@ from scipy import sparse
 
 from lowdyn.dynamics import Descent, gradient_descent
 from lowdyn.experiments.experiment import Experiment, Plan, Settings, grid
+from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.linalg import random_orthogonal
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Completion
@@ -33,7 +34,7 @@ def run(
     seconds: float = 0.1,
 ) -> xr.Dataset:
     """Return ``step_seconds``, the least of ``repeats`` stretches of at least ``seconds``, and the ``parameters``."""
-    random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    random = np.random.default_rng(drawn_seed(generator, below=2**62))
     columns = np.concatenate([random.permutation(size)[:observed_per_row] for _ in range(size)])
     rows = np.repeat(np.arange(size), observed_per_row)
     values = random.standard_normal(len(rows))

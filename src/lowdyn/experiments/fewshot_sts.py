@@ -25,6 +25,7 @@ from lowdyn.data import SentencePairs
 from lowdyn.experiments.adaptation import adapt, update_rank
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.minilm import PairCosine, upper_layers
+from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.training import Minibatches, train
 
 METHODS = ("lora", "plain_lora", "deep_lora")
@@ -52,7 +53,7 @@ def run(
     ``before`` is the score without training. With ``lr`` every method takes that rate and none is chosen.
     """
     train_pairs, dev = data
-    seed = int(torch.randint(2**31, (), generator=generator))
+    seed = drawn_seed(generator)
     judged = _dev(dev, dev_pairs, 0)
     rows = []
     for method in METHODS:

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.fitting import accuracy, denormals_as_zero
+from lowdyn.experiments.seeding import own_generator
 from lowdyn.lowrank.cost import step_costs
 from lowdyn.lowrank.factorize import factorize
 from lowdyn.lowrank.ranks import advise_ranks
@@ -42,7 +43,7 @@ def run(*, data: tuple[ImageSet, ...], samples: int, generator: torch.Generator,
     taken = [images.take(min(samples, len(images))) for images in data[::2]]
     runs = []
     for images, test in zip(taken, data[1::2], strict=True):
-        own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        own = own_generator(generator, below=2**62)
         runs.append(run_on(images, test, generator=own, **settings))
     joined = xr.concat(runs, dim="data", join="outer", combine_attrs="drop")
     return joined.assign_coords(data=[images.name for images in taken]).assign_attrs(described(*taken))
