@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lowdyn.numerals import thousands
+
 Record = dict[str, Any]
 BEGIN = "<!-- benchmarks: made by benchmarks/run --readme -->"
 END = "<!-- end of benchmarks -->"
@@ -88,9 +90,8 @@ def ratio_text(ratio: float) -> str:
     if ratio >= 0.5 or ratio <= 0:
         return f"{ratio:.2f}" if ratio else "0"
     inverse = 1 / ratio
-    digits = 1 if inverse < 10 else 0
     rounded = float(f"{inverse:.2g}")
-    return "1/" + f"{rounded:,.{digits}f}".replace(",", " ")
+    return f"1/{rounded:.1f}" if inverse < 10 else f"1/{thousands(rounded)}"
 
 
 def _row(record: Record) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
 from lowdyn.claims.seeds import mean_and_deviation, over_seeds
 from lowdyn.experiments.experiment import by_setting
 from lowdyn.experiments.lowrank_mlp import ADVISED, DENSE, LOWRANK_MLP, RANKS, SHALLOW
+from lowdyn.numerals import thousands
 from lowdyn.plots import curves
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _row(cell: xr.Dataset) -> str:
     accuracies = (
         f"{name} {mean_and_deviation(100 * cell['test_accuracy'].sel(data=name), 2)}" for name in cell["data"].values
     )
-    parameters = f"{float(first['parameters']):,.0f}".replace(",", " ")
+    parameters = thousands(float(first["parameters"]))
     return (
         f"{mean_and_deviation(_average(cell), 2)} % ({', '.join(accuracies)}); {parameters} parameters, "
         f"{float(first['peak_bytes']) / 2**20:.1f} MiB, {float(first['flops']) / 1e9:.3g} GFLOPs, "

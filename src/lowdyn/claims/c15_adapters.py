@@ -11,6 +11,7 @@ from lowdyn.claims.claim import Check, Datasets, at_least, at_most, shown
 from lowdyn.claims.seeds import mean_and_deviation, over_seeds
 from lowdyn.experiments.adapt_vit import ADAPT_VIT, WIDE
 from lowdyn.experiments.experiment import each_cell
+from lowdyn.numerals import thousands
 from lowdyn.plots import curves
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def check(datasets: Datasets) -> list[Check]:
 
 
 def _row(cell: xr.Dataset) -> str:
-    count = f"{float(cell['trainable'].mean()):,.0f}".replace(",", " ")
+    count = thousands(float(cell["trainable"].mean()))
     rates = ", ".join(f"{rate:g}" for rate in np.unique(cell["rate"]))
     return f"{mean_and_deviation(100 * cell['accuracy'], 2)} %, {count} parameters, rate {rates}"
 

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from lowdyn.numerals import thousands
+
 Statistics: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and standard deviation of each channel, in units of the brightest pixel."""
 
@@ -71,7 +73,7 @@ class ImageSet:
     @property
     def used(self) -> str:
         """How much of the official split is held, in words: ``"20 000 of 50 000 images"``."""
-        return f"{len(self):,} of {self.full_size:,} images".replace(",", " ")
+        return f"{thousands(len(self))} of {thousands(self.full_size)} images"
 
     def take(self, n: int) -> ImageSet:
         """Return the first ``n`` images, as many of each class as possible, in the order they have here.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lowdyn.data.checks import DataError, DataMissing, reading
 from lowdyn.data.download import download as fetch
 from lowdyn.data.sources import check_choice, data_folder
+from lowdyn.numerals import thousands
 
 RATING_SETS = ("movielens_100k",)
 SPLITS = ("all", *(f"u{fold}.{part}" for fold in range(1, 6) for part in ("base", "test")))
@@ -70,7 +71,7 @@ class RatingSet:
     @property
     def used(self) -> str:
         """How much of the whole set is held, in words: ``"20 000 of 100 000 ratings"``."""
-        return f"{len(self):,} of {self.full_size:,} ratings".replace(",", " ")
+        return f"{thousands(len(self))} of {thousands(self.full_size)} ratings"
 
     def fold(self, number: int) -> tuple[RatingSet, RatingSet]:
         """Return training and test ratings of fold 1 … 5: the test part is the ``number``-th fifth, in order.

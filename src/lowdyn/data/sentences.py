@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lowdyn.data.checks import DataError, DataMissing, reading
 from lowdyn.data.sources import check_choice, data_folder
+from lowdyn.numerals import thousands
 
 FOLDER, URL = "stsbenchmark", "http://ixa2.si.ehu.eus/stswiki/images/4/48/Stsbenchmark.tar.gz"
 SIZES = {"train": 5749, "dev": 1500, "test": 1379}
@@ -53,7 +54,7 @@ class SentencePairs:
     @property
     def used(self) -> str:
         """How much of the official split is held, in words: ``"300 of 1 500 pairs"``."""
-        return f"{len(self):,} of {self.full_size:,} pairs".replace(",", " ")
+        return f"{thousands(len(self))} of {thousands(self.full_size)} pairs"
 
     def take(self, indices: NDArray[np.int64]) -> SentencePairs:
         """Return the pairs at ``indices``, in their order."""

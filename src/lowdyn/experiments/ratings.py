@@ -23,6 +23,7 @@ from lowdyn.dynamics import Descent, gradient_descent, stable_lr
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.linalg import leading_singular_vectors
 from lowdyn.networks import DeepLinearNetwork
+from lowdyn.numerals import thousands
 from lowdyn.problems import Completion
 from lowdyn.recovery import compressed_factors
 from lowdyn.recovery.biases import Biases
@@ -75,7 +76,7 @@ def run(
     }
     out = xr.concat(list(results.values()), dim="network").assign_coords(network=list(results))
     alone = float(np.sqrt(np.mean(_rest(test, biases) ** 2)))
-    used = f"{len(train) + len(validation) + len(test):,} of {data[0].full_size:,} ratings".replace(",", " ")
+    used = f"{thousands(sum(map(len, (train, validation, test))))} of {thousands(data[0].full_size)} ratings"
     return out.assign(bias_error=alone).assign_attrs(described(data[0]) | {"used": used})
 
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lowdyn.numerals import thousands
+
 Side = Literal["left", "right"]
 
 
@@ -73,7 +75,7 @@ def shown(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, tuple):
         return " x ".join(map(str, value))
-    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)
+    return thousands(value) if isinstance(value, int) else str(value)
 
 
 def ratio(name: str, before: float, after: float, unit: str = "") -> str:
