@@ -2,7 +2,10 @@
 
 import warnings
 
-from sklearn.exceptions import ConvergenceWarning
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lowdyn import DeepMatrixCompletion
@@ -11,7 +14,10 @@ NOT_THE_SAME = (
     "fit_transform returns the coordinates that were trained together with the columns, transform those of each row "
     "alone on fixed columns; they are close, and documented as different"
 )
-EXPECTED_FAILURES = {"check_transformer_general": NOT_THE_SAME, "check_transformer_data_not_an_array": NOT_THE_SAME}
+EXPECTED_FAILURES = {
+    "check_transformer_general": NOT_THE_SAME,
+    "check_transformer_data_not_an_array": NOT_THE_SAME,
+}
 
 
 @parametrize_with_checks(
@@ -25,3 +31,26 @@ def test_scikit_learn(estimator, check):
         # Some of the checks are not for estimators without y, or need an array API that is switched off.
         warnings.filterwarnings("ignore", category=UserWarning, message=".*SCIPY_ARRAY_API.*")
         check(estimator)
+
+
+def test_features_are_named_as_many_as_coordinates_and_frames_keep_their_index():
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(generator.normal(size=(9, 4)), index=list("abcdefghi"), columns=list("wxyz"))
+    frame.iloc[2, 1] = np.nan
+    model = DeepMatrixCompletion(rank=3, random_state=0).set_output(transform="pandas")
+    names = [f"deepmatrixcompletion{place}" for place in range(3)]
+    trained = model.fit_transform(frame)
+    for out in (trained, model.transform(frame)):
+        assert out.columns.tolist() == model.get_feature_names_out().tolist() == names
+        assert out.index.tolist() == frame.index.tolist()
+    np.testing.assert_array_equal(trained, DeepMatrixCompletion(rank=3, random_state=0).fit_transform(frame))
+    assert len(DeepMatrixCompletion(rank=9, random_state=0).fit(frame).get_feature_names_out()) == 4  # clipped
+
+
+def test_a_loaded_model_names_its_features_and_one_without_a_fit_has_none(tmp_path):
+    model = DeepMatrixCompletion(rank=2, random_state=0).fit(np.random.default_rng(0).normal(size=(9, 4)))
+    model.save(tmp_path / "model")
+    loaded = DeepMatrixCompletion.load(tmp_path / "model")
+    assert loaded.get_feature_names_out().tolist() == model.get_feature_names_out().tolist()
+    with pytest.raises(NotFittedError):
+        DeepMatrixCompletion().get_feature_names_out()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.random import RandomState
 from scipy import sparse
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -23,7 +23,9 @@ from lowdyn.recovery.saved import SavedEstimates
 from lowdyn.recovery.start import Start
 
 
-class DeepMatrixCompletion(TransformerMixin, SavedEstimates, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, SavedEstimates, BaseEstimator
+):
     """Complete a matrix of which some entries are observed: x_ij ≈ mean + b_i + c_j + (U C … C Vᵀ)_ij.
 
     A network of ``depth`` factors is trained by gradient descent on the observed entries, from a spectral start, with
@@ -175,6 +177,10 @@ class DeepMatrixCompletion(TransformerMixin, SavedEstimates, BaseEstimator):  # 
         seen = self._read(X, reset=False)
         left = solve_rows(seen, self._factors, self.mean_, self._penalty, with_bias=self.center == "bias")
         return (left @ self._to_coordinates).astype(seen.values.dtype)
+
+    @property
+    def _n_features_out(self) -> int:  # as many names come from get_feature_names_out
+        return len(self.components_)
 
     def _read(self, X: Any, *, reset: bool) -> Observations:
         if sparse.issparse(X):
