@@ -24,23 +24,25 @@ class Biases:
     def fit(cls, observations: Observations, center: str, ridge: float) -> Biases:
         """Return the biases of ``center``: "none" (all zero), "mean" (rows and columns zero), or "bias".
 
-        The latter minimise ½Σ(x_ij − mean − b_i − c_j)² + ½ ridge (Σb_i² + Σc_j²) over the observed entries, one side
-        at a time: a bias is shrunk as by ``ridge`` more entries of zero. Without entries it is zero.
+        The latter minimise ½Σ(x_ij − mean − b_i − c_j)² + ½ ridge (Σb_i² + Σc_j²) over all observations, one side
+        at a time: a bias is shrunk as by ``ridge`` more observations of zero. Without any it is zero.
 
         >>> Biases.fit(Observations.read([[1.0, 2.0], [np.nan, 6.0]]), "mean", ridge=1.0).mean
         3.0
         """
         values, dtype = observations.values, observations.values.dtype
         row, column = (np.zeros(size, dtype) for size in observations.shape)
-        mean = float(values.mean(dtype=np.float64)) if center != "none" and len(values) else 0.0
+        mean = observations.mean(values) if center != "none" and len(values) else 0.0
         if center == "bias":
             rows, columns, rest = observations.rows, observations.columns, values - mean
             row_counts, column_counts = (
-                np.maximum(n, 1) + ridge for n in (observations.row_counts, observations.column_counts)
+                np.where(n > 0, n, 1) + ridge for n in (observations.row_counts, observations.column_counts)
             )
             for _ in range(SWEEPS):
-                column = np.bincount(columns, rest - row[rows], minlength=len(column)) / column_counts
-                row = np.bincount(rows, rest - column[columns], minlength=len(row)) / row_counts
+                left = observations.weighed(rest - row[rows])
+                column = np.bincount(columns, left, minlength=len(column)) / column_counts
+                left = observations.weighed(rest - column[columns])
+                row = np.bincount(rows, left, minlength=len(row)) / row_counts
         return cls(mean, row.astype(dtype), column.astype(dtype))
 
     def at(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> Values:

@@ -14,18 +14,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lowdyn.recovery.course import Ending, choose_held_out, fit_with_trial, fit_without_trial
+from lowdyn.recovery.course import Ending, fit_with_trial, fit_without_trial
 from lowdyn.recovery.fitting import OnIteration, unwatched
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.parameters import check_parameters
 from lowdyn.recovery.rows import solve_rows
 from lowdyn.recovery.saved import SavedEstimates
 from lowdyn.recovery.start import Start
+from lowdyn.recovery.weights import weighted
 
 
-class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, SavedEstimates, BaseEstimator
-):
+class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, SavedEstimates, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Complete a matrix of which some entries are observed: x_ij ≈ mean + b_i + c_j + (U C … C Vᵀ)_ij.
 
     A network of ``depth`` factors is trained by gradient descent on the observed entries, from a spectral start, with
@@ -58,8 +57,8 @@ class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
     Attributes
     ----------
     n_iter_ : iterations of the final fit.
-    loss_curve_ : objective per observed entry at every iteration of the final fit.
-    validation_curve_ : root mean square error on the held-out entries, before the first iteration and after each;
+    loss_curve_ : objective per observation at every iteration of the final fit.
+    validation_curve_ : root mean square error on the held-out observations, before the first iteration and after each;
         empty without early stopping.
     regularization_ : what it ended with.
     rank_ : number of singular values above one hundredth of the largest; at most the clipped rank, mostly less.
@@ -112,18 +111,24 @@ class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def fit(self, X: Any, y: None = None, *, on_iteration: OnIteration = unwatched) -> Self:
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None, *, on_iteration: OnIteration = unwatched) -> Self:
         """Fit to a matrix (rows, columns), SciPy sparse (a stored zero is observed) or dense (NaN is not observed).
 
+        ``sample_weight`` counts observations: 2 for an entry that was observed twice, 0 for one that was not; 1/σ² for
+        one that comes with an error of σ. It holds a weight for every row (rows,), which is that of all entries of the
+        row, or is a matrix like X with one for every entry: sparse and stored at the same places, or dense. It tells
+        entries apart, and how strongly all of them are held against the decay.
         ``on_iteration(count, error)`` is called after every iteration: of the trial with held-out entries, with their
         error in the units of X, then of the fit to all entries, which counts anew, with NaN.
-        ValueError when nothing is observed, for infinity, or for an entry stored twice (the first is named).
+        ValueError when nothing is observed, for infinity, for an entry stored twice (the first is named), and for
+        weights that are negative, not finite, all zero, or of another shape or other places than X.
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
         """
         check_parameters(self)
         seen = self._read(X, reset=True)
         if len(seen) == 0:
             raise ValueError(f"X of shape {seen.shape} has no observed entries; at least one is needed")
+        seen = seen if sample_weight is None else weighted(seen, sample_weight)
         random_state = check_random_state(self.random_state)
         starting = partial(
             Start.of,
@@ -136,13 +141,11 @@ class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
             random_state=random_state,
         )
         ending = Ending(self.tol, self.max_iter, on_iteration)
-        again, held_out = self.warm_start and hasattr(self, "_factors"), None
-        if self.early_stopping and not again:
-            held_out = choose_held_out(len(seen), self.validation_fraction, random_state)
-        if held_out is not None:
-            outcome = fit_with_trial(seen, held_out, starting, self.regularization, ending)
-        elif again:
+        if self.warm_start and hasattr(self, "_factors"):
             outcome = fit_without_trial(starting(seen).grown(self._factors), self.regularization_, ending)
+        elif self.early_stopping:
+            share = self.validation_fraction
+            outcome = fit_with_trial(seen, share, starting, self.regularization, ending, random_state)
         else:
             outcome = fit_without_trial(starting(seen), self.regularization, ending)
         if not outcome.settled:
@@ -158,13 +161,13 @@ class DeepMatrixCompletion(  # type: ignore[misc] # scikit-learn has no types
         self._hold(outcome.factors, outcome.mean, limits, outcome.penalty)
         return self
 
-    def fit_transform(self, X: Any, y: None = None) -> Values:
-        """Fit to X; return its rows' coordinates (rows, clipped rank), with ``@ components_`` the fitted product.
+    def fit_transform(self, X: Any, y: None = None, sample_weight: Any = None) -> Values:
+        """Fit to X as ``fit`` does; return its rows' coordinates (rows, clipped rank), ``@ components_`` the product.
 
         These were trained together with everything else. ``transform`` gives other, if close, coordinates to the same
         rows: it solves for each row alone, on column factors that stay fixed.
         """
-        self.fit(X)
+        self.fit(X, sample_weight=sample_weight)
         return self._factors.left @ self._to_coordinates
 
     def transform(self, X: Any) -> Values:

@@ -31,7 +31,7 @@ class Ending(NamedTuple):
 class Outcome:
     """What a fit came to, in the units of the matrix.
 
-    ``losses`` are per observed entry, of the final descent, which ended with ``regularization``; ``errors`` those of
+    ``losses`` are per observation, of the final descent, which ended with ``regularization``; ``errors`` those of
     the trial on the entries held out, none without a trial. ``settled`` says that ``max_iter`` cut no descent short.
     """
 
@@ -44,23 +44,22 @@ class Outcome:
     settled: bool
 
 
-def choose_held_out(entries: int, fraction: float, random_state: RandomState) -> Mask | None:
-    """Draw which entries are held out (entries,); None where a side would have fewer than two."""
-    count = int(fraction * entries)
-    if count < 2 or entries - count < 2:
-        return None
-    chosen = np.zeros(entries, bool)
-    chosen[random_state.choice(entries, count, replace=False)] = True
-    return chosen
-
-
 def fit_with_trial(
-    seen: Observations, held_out: Mask, starting: Starting, regularization: float, ending: Ending
+    seen: Observations,
+    share: float,
+    starting: Starting,
+    regularization: float,
+    ending: Ending,
+    random_state: RandomState,
 ) -> Outcome:
-    """Find iterations and regularization by the error on the entries ``held_out``, then fit all of ``seen`` so.
+    """Find iterations and regularization by the error on a ``share`` held out, then fit all of ``seen`` that way.
 
-    The search begins at ``regularization``. ``starting`` gives the start of either fit.
+    The search begins at ``regularization``. ``starting`` gives the start of either fit. With too few entries to hold
+    two of them out, and to keep two, there is no trial.
     """
+    held_out = _held_out(len(seen), share, random_state)
+    if held_out is None:
+        return fit_without_trial(starting(seen), regularization, ending)
     trial = _try(seen, held_out, starting, regularization, ending)
     start = starting(seen)
     factors = start.factors.without_product() if trial.biases_suffice else start.factors
@@ -76,6 +75,16 @@ def fit_without_trial(start: Start, regularization: float, ending: Ending) -> Ou
     return _outcome(start, final, regularization)
 
 
+def _held_out(entries: int, share: float, random_state: RandomState) -> Mask | None:
+    """Draw which entries are held out (entries,); None where there are too few."""
+    count = int(share * entries)
+    if count < 2 or entries - count < 2:
+        return None
+    chosen = np.zeros(entries, bool)
+    chosen[random_state.choice(entries, count, replace=False)] = True
+    return chosen
+
+
 def _outcome(start: Start, fit: Fit, regularization: float) -> Outcome:
     """Return a fit at unit scale in the units of the matrix; its errors have them already."""
     decay, ridge = start.penalty(regularization)
@@ -85,7 +94,7 @@ def _outcome(start: Start, fit: Fit, regularization: float) -> Outcome:
         # In the units that scaled() gives a factor, and the objective, λ is another number.
         Penalty(decay * start.scale ** (2 - 2 / start.depth), ridge),
         regularization,
-        np.array(fit.losses) * (start.scale**2 / start.objective.entries.count),
+        np.array(fit.losses) * (start.scale**2 / start.objective.count),
         np.array(fit.errors),
         fit.settled,
     )

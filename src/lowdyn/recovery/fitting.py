@@ -108,12 +108,12 @@ def fit_by_validation(
         return (at.at(rows, columns) - held_out.values).astype(np.float64) ** 2
 
     def error(at: Factors) -> float:
-        return float(np.sqrt(np.mean(squares(at))))
+        return float(np.sqrt(held_out.mean(squares(at))))
 
     run, fit = _Descent(objective, factors), Fit(factors, errors=[error(factors)], settled=False)
     lowest, schedule, level = fit.errors[0], list[float](), [fit.errors[0]]
     at_level = np.inf  # the lowest error when regularization was halved last
-    nothing = tol * float(np.sqrt(np.mean(held_out.values**2, dtype=np.float64)))
+    nothing = tol * float(np.sqrt(held_out.mean(held_out.values**2)))
     while len(fit.losses) < max_iter:
         fit.losses.append(run.advance(penalty(regularization)))
         schedule.append(regularization)
@@ -133,7 +133,9 @@ def fit_by_validation(
             schedule = list(fit.schedule)
             run.restart(fit.factors)
     gains = squares(factors.without_product()) - squares(fit.factors)
-    if gains.mean() <= gains.std() / np.sqrt(len(gains)):
+    gain = held_out.mean(gains)
+    # Entries are drawn, observations are not: one of weight two has one error, which counts twice.
+    if gain <= np.sqrt(np.square(held_out.weighed(gains - gain)).sum()) / held_out.count:
         fit.factors, fit.schedule, fit.biases_suffice = factors.without_product(), [], True
     return fit
 

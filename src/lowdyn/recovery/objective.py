@@ -1,7 +1,8 @@
 """The objective of a deep factorization on the observed entries, its gradient, and rates taken from the data.
 
-Centred entries r_ij are followed by Σ over (i, j) in Ω of ½ ((U C_1 … C_(L−2) Vᵀ)_ij + b_i + c_j − r_ij)², plus
-½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) + ½ κ (Σ_i b_i² + Σ_j c_j²), n the entries of a row, a column.
+Centred entries r_ij are followed by Σ over (i, j) in Ω of ½ w_ij ((U C_1 … C_(L−2) Vᵀ)_ij + b_i + c_j − r_ij)², plus
+½ λ (Σ_i √n_i ‖U_i‖² + Σ_j √n_j ‖V_j‖² + Σ_l ‖C_l‖²) + ½ κ (Σ_i b_i² + Σ_j c_j²), w the number of observations that an
+entry stands for, mostly one, and n those of a row, a column.
 At depth 2 the minimum carries a weighted trace norm, at depth 3 the sharper Schatten-⅔ quasi-norm: small singular
 values go to zero on their own, which is how the rank given becomes a ceiling.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from lowdyn.problems.entries import Entries
 from lowdyn.problems.observed import ObservedProducts
+from lowdyn.problems.weighted import WeightedProducts
 from lowdyn.recovery.biases import Biases
 from lowdyn.recovery.observations import Observations, Values
 from lowdyn.recovery.spectrum import Spectrum
@@ -102,11 +104,17 @@ class Objective:
         self.trained_biases = trained_biases
         self.dtype = observations.values.dtype
         self.entries = Entries.from_sparse(observations.to_csr())
-        self.counts = [
-            np.diff(half.indptr).astype(self.dtype) for half in (self.entries.by_row, self.entries.by_column)
-        ]
+        self.count = observations.count
+        self.counts = [one.astype(self.dtype) for one in (observations.row_counts, observations.column_counts)]
         # Biases are two more columns: A = [U C, b, 1] times B = [V, 1, c]ᵀ.
-        self.products = ObservedProducts(self.entries, rank + 2)
+        self.products: ObservedProducts | WeightedProducts
+        self.weights: list[Values] | None = None  # by row and by column
+        if observations.weights is None:
+            self.products = ObservedProducts(self.entries, rank + 2)
+        else:
+            weights = Entries.from_sparse(observations.to_csr(observations.weights))
+            self.weights = [weights.by_row.data, weights.by_column.data]
+            self.products = WeightedProducts(self.entries, self.weights[0], rank + 2)
         self.left, self.by_left = self.products.left.numpy(), self.products.left_gradient.numpy()
         self.right, self.by_right = self.products.right.mT.numpy(), self.products.right_gradient.mT.numpy()
         self.left[:, rank + 1], self.right[:, rank] = 1, 1
@@ -114,7 +122,7 @@ class Objective:
     def gradient(self, factors: Factors, penalty: Penalty) -> tuple[float, list[Values], list[Values]]:
         """Return the objective, its gradient, and a rate for every number of that, in the order of ``arrays``.
 
-        The rate of a row is half of one over a bound on its own curvature: the sum of ‖(V Cᵀ)_j‖² over the entries j
+        The rate of a row is half of one over a bound on its own curvature: the sum of w ‖(V Cᵀ)_j‖² over the entries j
         of that row, plus its decay. That of a core takes the rows on both sides of it as independent of what is seen.
         """
         left, right, cores, (decay, ridge) = factors.left, factors.right, factors.cores, penalty
@@ -125,19 +133,22 @@ class Objective:
         loss = self.products.compute()
         by_left, by_right = self.by_left, self.by_right
         decays = [decay * np.sqrt(counts)[:, None] for counts in self.counts]
-        gradients = [by_left[:, :rank] @ core.T + decays[0] * left, by_right[:, :rank] + decays[1] * right]
+        gradients: list[Values] = [
+            by_left[:, :rank] @ core.T + decays[0] * left,
+            by_right[:, :rank] + decays[1] * right,
+        ]
         bounds = self._bounds(outer_left, outer_right)
         # Half, because both sides of the product move at once.
-        rates = [0.5 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
+        rates: list[Values] = [0.5 / (bound[:, None] + one + tiny) for bound, one in zip(bounds, decays, strict=True)]
         gradients += [by_left[:, rank] + ridge * factors.row_bias, by_right[:, rank + 1] + ridge * factors.column_bias]
-        rates += [self.trained_biases / (2 * (np.maximum(counts, 1) + ridge)) for counts in self.counts]
+        rates += [self.trained_biases / (2 * (np.where(counts > 0, counts, 1) + ridge)) for counts in self.counts]
 
         grams = [one.T @ (counts[:, None] * one) for one, counts in zip((left, right), self.counts, strict=True)]
         between = left.T @ by_left[:, :rank]
         for place, one in enumerate(cores):
             before, after = product(cores[:place], left), product(cores[place + 1 :], left)
             gradients.append(before.T @ between @ after.T + decay * one)
-            spread = _top(before.T @ grams[0] @ before) * _top(after @ grams[1] @ after.T) / self.entries.count
+            spread = _top(before.T @ grams[0] @ before) * _top(after @ grams[1] @ after.T) / self.count
             rates.append(np.asarray(1 / (self.discrepant_ratio * (4 * spread + decay + tiny)), self.dtype))
         squares = sum(float((d * one**2).sum()) for d, one in zip(decays, (left, right), strict=True))
         squares += decay * sum(float((one**2).sum()) for one in cores)
@@ -145,10 +156,13 @@ class Objective:
         return loss + 0.5 * squares, gradients, rates
 
     def _bounds(self, left: Values, right: Values) -> list[Values]:
-        """Return for every row the sum of ‖right_j‖² over its entries, and for every column that of ‖left_i‖²."""
+        """Return for every row the sum of w ‖right_j‖² over its entries, and for every column that of w ‖left_i‖²."""
         halves = (self.entries.by_row, self.entries.by_column)
         squares = [np.einsum("ik,ik->i", one, one) for one in (right, left)]
-        return [_sums(one[half.indices], half.indptr) for one, half in zip(squares, halves, strict=True)]
+        each = [one[half.indices] for one, half in zip(squares, halves, strict=True)]
+        if self.weights is not None:
+            each = [one * weights for one, weights in zip(each, self.weights, strict=True)]
+        return [_sums(one, half.indptr) for one, half in zip(each, halves, strict=True)]
 
 
 def _sums(values: Values, starts: NDArray[np.int64]) -> Values:

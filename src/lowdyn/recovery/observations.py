@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ class Observations:
     """The observed entries of a matrix, ordered by row, then by column, none twice.
 
     Entries ``starts[i]`` to ``starts[i + 1]`` belong to row i: ``columns`` (entries,) and ``values`` (entries,).
+    ``weights`` (entries,), above zero, say how many observations an entry stands for; None where each is one.
     """
 
     shape: tuple[int, int]
     starts: NDArray[np.int64]
     columns: NDArray[np.int32]
     values: Values = field(repr=False)
+    weights: Values | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, matrix: Any) -> Observations:
@@ -53,23 +55,39 @@ class Observations:
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.starts))
 
     @property
-    def row_counts(self) -> NDArray[np.int64]:
-        """Number of observed entries of every row (rows,)."""
-        return np.diff(self.starts)
+    def count(self) -> float:
+        """Number of observations, those that entries stand for."""
+        return len(self) if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
     @property
-    def column_counts(self) -> NDArray[np.int64]:
-        """Number of observed entries of every column (columns,)."""
-        return np.bincount(self.columns, minlength=self.shape[1])
+    def row_counts(self) -> NDArray[Any]:
+        """Number of observations of every row (rows,)."""
+        if self.weights is None:
+            return np.diff(self.starts)
+        return np.bincount(self.rows, self.weights, minlength=self.shape[0])
+
+    @property
+    def column_counts(self) -> NDArray[Any]:
+        """Number of observations of every column (columns,)."""
+        return np.bincount(self.columns, self.weights, minlength=self.shape[1])
+
+    def weighed(self, values: Values) -> Values:
+        """Return numbers of the entries (entries,) times their weights."""
+        return values if self.weights is None else values * self.weights
+
+    def mean(self, values: Values) -> float:
+        """Return the mean over all observations of numbers of the entries (entries,)."""
+        return float(self.weighed(values).sum(dtype=np.float64) / self.count)
 
     def with_values(self, values: Values) -> Observations:
         """Return other values at the same places."""
-        return Observations(self.shape, self.starts, self.columns, values)
+        return replace(self, values=values)
 
     def select(self, chosen: NDArray[np.bool_]) -> Observations:
         """Return the entries that ``chosen`` (entries,) marks, of a matrix of the same shape."""
         before = np.concatenate([[0], np.cumsum(chosen)])
-        return Observations(self.shape, before[self.starts], self.columns[chosen], self.values[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        return Observations(self.shape, before[self.starts], self.columns[chosen], self.values[chosen], weights)
 
     def to_csr(self, values: Values | None = None) -> Any:
         """Return the entries (or others at their places) as a SciPy CSR array; a stored zero stays stored."""

@@ -15,7 +15,8 @@ from lowdyn.recovery.observations import Observations, Values
 class Spectrum:
     """Leading singular triplets of D_r^(-¼) R D_c^(-¼), and what of them is noise.
 
-    R is the centred matrix, zero where nothing was observed, D_r and D_c count the entries of its rows and columns:
+    R is the centred matrix, zero where nothing was observed and an entry times its weight where it has one; D_r and
+    D_c count the observations of its rows and columns:
     with the exponent ½ on the counts frequent rows do not take the spectrum for themselves (the weighted trace norm
     of Salakhutdinov and Srebro 2010, arXiv 1002.2780, half way to the plain one). ``left`` (rows, rank) and ``right``
     (columns, rank) are mapped back, so that left · diag(values) · rightᵀ is about the observed share of R.
@@ -37,8 +38,8 @@ class Spectrum:
 
         by_row = _quarter(observations.row_counts)
         by_column = _quarter(observations.column_counts)
-        weights = by_row[observations.rows] * by_column[observations.columns]
-        scaled = (observations.values * weights).astype(observations.values.dtype)
+        balance = by_row[observations.rows] * by_column[observations.columns]
+        scaled = observations.weighed(observations.values * balance).astype(observations.values.dtype)
         matrix = observations.to_csr(scaled)
         signs = random_state.choice(np.array([-1, 1], scaled.dtype), size=len(scaled))
         left, values, right_t = randomized_svd(matrix, rank, n_iter=4, random_state=random_state)
@@ -46,11 +47,11 @@ class Spectrum:
         edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
         # Rows and columns without entries are no part of the matrix.
         held = (int(np.count_nonzero(counts)) for counts in (observations.row_counts, observations.column_counts))
-        fraction = len(observations) / prod(held)
+        fraction = observations.count / prod(held)
         left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
         return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
 
 
 def _quarter(counts: Any) -> Values:
     """Return counts^(-¼), and zero for zero."""
-    return np.where(counts > 0, np.maximum(counts, 1) ** -0.25, 0.0)
+    return np.where(counts > 0, np.where(counts > 0, counts, 1) ** -0.25, 0.0)
