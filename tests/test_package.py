@@ -48,6 +48,25 @@ def test_public_names_resolve(name):
         assert value is getattr(importlib.import_module(value.__module__), name)
 
 
+# Of data that is not shipped; what a function with an example makes; what subclasses show.
+WITHOUT_EXAMPLE = {
+    *("load_ratings", "load_sentence_pairs", "PretrainedViT"),
+    *("Family", "Frames", "LeastSquares", "Problem", "SampledNetwork", "SmallNetwork"),
+}
+
+
+PACKAGES = ("networks", "problems", "dynamics", "observe", "recovery", "lowrank", "data", "plots", "report", "training")
+
+
+@pytest.mark.parametrize("module", ["lowdyn", *(f"lowdyn.{package}" for package in PACKAGES)])
+def test_every_public_name_has_an_example(module):
+    package = importlib.import_module(module)
+    public = {name: getattr(package, name) for name in package.__all__ if name not in WITHOUT_EXAMPLE}
+    shown = [one for one in public.values() if inspect.isfunction(one) or inspect.isclass(one)]
+    plain = [one for one in shown if not (inspect.isclass(one) and issubclass(one, Exception))]
+    assert [one.__name__ for one in plain if ">>>" not in one.__doc__] == []
+
+
 def test_star_import_gives_the_public_names():
     names = {}
     exec("from lowdyn import *", names)

@@ -68,6 +68,14 @@ def read_ratings(
 
     Memory is that of the matrix and of the ids, not of the file. CsvError with the line's number for a rating that
     is no finite number, an empty id or a pair rated twice, and as :func:`read_columns`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "ratings.csv")
+    ...     _ = file.write_text("user,film,stars\\nann,Alien,5\\nbob,Alien,3\\n")
+    ...     matrix, users, films = read_ratings(file, ("user", "film", "stars"))
+    >>> matrix.toarray().tolist(), users.tolist(), films.tolist()
+    ([[5.0], [3.0]], ['ann', 'bob'], ['Alien'])
     """
 
     def triples() -> Iterator[tuple[str | None, str | None, str]]:
@@ -94,6 +102,17 @@ def predict_pairs(
 
     Columns of ``out``: those of ``names`` = (user, item), then "prediction". An id that the fit did not see is
     predicted from the biases of the other. ``out`` is replaced when all is written, or stays what it was.
+
+    >>> import tempfile
+    >>> matrix, users, films = ratings_matrix([("ann", "Alien", 4.0), ("bob", "Brazil", 4.0)])
+    >>> model = DeepMatrixCompletion(rank=1).fit(matrix)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pairs, out = Path(folder, "pairs.csv"), Path(folder, "out.csv")
+    ...     _ = pairs.write_text("user,film\\nann,Brazil\\neve,Alien\\n")
+    ...     predict_pairs(model, (users, films), pairs, ("user", "film"), out)
+    ...     out.read_text().split()
+    2
+    ['user,film,prediction', 'ann,Brazil,4', 'eve,Alien,4']
     """
     places = [{one: place for place, one in enumerate(known.tolist())} for known in ids]
     written = 0

@@ -39,6 +39,11 @@ class RatingSet:
 
     ``full_size`` is the number of ratings in the whole set; ``sha256``, over rows, columns and values, identifies
     what is held. ValueError for lengths that differ or an index outside ``shape``.
+
+    >>> places = np.array([0, 0, 1], np.int32), np.array([0, 2, 1], np.int32)
+    >>> ratings = RatingSet("mine", "all", *places, np.array([5.0, 3.0, 4.0]), shape=(2, 3), full_size=1000)
+    >>> ratings.used, ratings.matrix().toarray().tolist()
+    ('3 of 1 000 ratings', [[5.0, 0.0, 3.0], [0.0, 4.0, 0.0]])
     """
 
     name: str
@@ -156,7 +161,11 @@ def load_ratings(
 
 
 def ratings_available(folder: str | os.PathLike[str] | None = None) -> bool:
-    """Whether the file or the archive of MovieLens-100K is there; neither is opened."""
+    """Whether the file or the archive of MovieLens-100K is there; neither is opened.
+
+    >>> ratings_available("nowhere")
+    False
+    """
     root = data_folder(folder)
     return root is not None and _find(root) is not None
 

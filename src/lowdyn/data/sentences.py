@@ -26,6 +26,10 @@ class SentencePairs:
     ``first`` and ``second`` hold n sentences each, ``scores`` (n,) float64 their similarity from 0 (nothing in common)
     to 5 (the same). ``full_size`` is the number of pairs in the official split; ``sha256``, over sentences and
     scores, identifies what is held. ValueError for lengths that differ and scores outside 0 … 5.
+
+    >>> pairs = SentencePairs("mine", "all", ("A cat.", "A dog."), ("A kitten.", "A car."), np.array([4.5, 0.0]), 2)
+    >>> pairs.take(np.array([1])).first, pairs.take(np.array([1])).used
+    (('A dog.',), '1 of 2 pairs')
     """
 
     name: str

@@ -39,7 +39,17 @@ class Network(Protocol):
 
 
 class DivergenceError(ArithmeticError):
-    """A run left the finite numbers. ``trajectory`` holds the records made while it was finite."""
+    """A run left the finite numbers. ``trajectory`` holds the records made while it was finite.
+
+    >>> from lowdyn.networks import DeepLinearNetwork
+    >>> from lowdyn.problems import Factorization
+    >>> network = DeepLinearNetwork((2, 2, 2), 0.1, generator=torch.Generator().manual_seed(0))
+    >>> try:
+    ...     gradient_descent(network, Factorization([[4.0, 0.0], [0.0, 2.0]], "sum"), Descent(lr=10.0), steps=100)
+    ... except DivergenceError as error:
+    ...     len(error.trajectory["loss"])
+    5
+    """
 
     def __init__(self, message: str, trajectory: xr.Dataset) -> None:
         super().__init__(message)

@@ -19,6 +19,15 @@ class ReducedNetwork(SmallNetwork):
 
     Beside core and scalars it knows where they came from: ``active``, the orthonormal bases B_0 … B_L, which
     never move, and the start, so that ``expand()`` gives the full-width network of the moment.
+
+    >>> from lowdyn.problems import Factorization, low_rank_target
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> network = DeepLinearNetwork((40, 40, 40), 0.1, generator=generator)
+    >>> small = reduce_network(network, Factorization(low_rank_target(40, 40, rank=2, generator=generator)))
+    >>> small.inert_scale.round(decimals=12).tolist(), [tuple(basis.shape) for basis in small.active]
+    ([[0.1, 0.1]], [(40, 4), (40, 4), (40, 4)])
+    >>> bool((small.expand().end_to_end() - network.end_to_end()).abs().max() < 1e-15)
+    True
     """
 
     def __init__(self, start: list[Tensor], frames: list[Frames], **small: Any) -> None:

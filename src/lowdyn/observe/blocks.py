@@ -25,6 +25,17 @@ class BlockStructure:
     - ``inert_spread``: Frobenius norm of what that multiple leaves over
     - ``weight_norm``: largest singular value
     - ``end_to_end_values`` over ``end_to_end_index``: singular values of the product
+
+    >>> from lowdyn import DeepLinearNetwork, Descent, gradient_descent
+    >>> from lowdyn.dynamics import invariant_frames
+    >>> from lowdyn.problems import Factorization, low_rank_target
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> problem = Factorization(low_rank_target(12, 12, rank=1, generator=generator), reduction="sum")
+    >>> network = DeepLinearNetwork((12, 12, 12), 0.1, generator=generator)
+    >>> probe = BlockStructure(invariant_frames(network, problem).bases)
+    >>> trajectory = gradient_descent(network, problem, Descent(lr=0.1), steps=50, record=probe, every=25)
+    >>> bool(trajectory["off_block"].max() < 1e-12), bool(trajectory["inert_spread"].max() < 1e-12)
+    (True, True)
     """
 
     bases: Sequence[Tensor]

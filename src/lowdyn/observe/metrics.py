@@ -124,7 +124,13 @@ def layer_moments(
 
 
 def class_measures(moments: ClassMoments, *, balanced: bool = True) -> dict[str, float]:
-    """Return what :func:`layer_metrics` reads off class means and scatter; ValueError for a class without samples."""
+    """Return what :func:`layer_metrics` reads off class means and scatter; ValueError for a class without samples.
+
+    >>> x, labels = torch.tensor([[0.0], [2.0], [5.0], [7.0]]), torch.tensor([0, 0, 1, 1])
+    >>> measures = class_measures(layer_moments(nn.Linear(1, 1), [(x, labels)], 2)["input"])
+    >>> measures["within"], measures["between"]
+    (1.0, 6.25)
+    """
     empty = torch.nonzero(moments.counts == 0)[:, 0].tolist()
     if empty:
         held = len(moments.counts)
@@ -145,7 +151,15 @@ def class_measures(moments: ClassMoments, *, balanced: bool = True) -> dict[str,
 @dataclass(frozen=True)
 class LayerMetrics:
     """Probe: :func:`layer_metrics` of the model at every record, with the same arguments, on a fixed ``loader`` (an
-    iterable gone through each time: a list or DataLoader, not a generator)."""
+    iterable gone through each time: a list or DataLoader, not a generator).
+
+    >>> from lowdyn import Tracker
+    >>> x = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0], [6.0, 0.0]])
+    >>> probe = LayerMetrics([(x, torch.tensor([0, 0, 1, 1]))], num_classes=2)
+    >>> trajectory = Tracker(nn.Linear(2, 2), probe).trajectory
+    >>> trajectory["within_between_ratio"].dims, trajectory["features"].values.tolist()
+    (('step', 'features'), ['input', 'self'])
+    """
 
     loader: Batches
     num_classes: int = 10

@@ -22,6 +22,10 @@ class ActiveSubspace:
     ``left`` (out, m), ``values`` (m,) descending and ``right`` (in, m) are its singular vectors and values, m =
     min(out, in); ``dimension`` is the number of directions asked for, or needed to hold the share of the energy
     asked for; ``scale`` is s. "Energy" is ‖·‖²_F.
+
+    >>> moved = active_subspace([torch.zeros(2, 3), torch.tensor([[0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])])
+    >>> moved.values.tolist(), moved.dimension, [tuple(basis.shape) for basis in moved.bases()]
+    ([5.0, 0.0], 1, [(2, 1), (3, 1)])
     """
 
     left: Tensor

@@ -114,15 +114,18 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
     def fit(self, X: Any, y: None = None, sample_weight: Any = None, *, on_iteration: OnIteration = unwatched) -> Self:
         """Fit to a matrix (rows, columns), SciPy sparse (a stored zero is observed) or dense (NaN is not observed).
 
-        ``sample_weight`` counts observations: 2 for an entry that was observed twice, 0 for one that was not; 1/σ² for
-        one that comes with an error of σ. It holds a weight for every row (rows,), which is that of all entries of the
-        row, or is a matrix like X with one for every entry: sparse and stored at the same places, or dense. It tells
-        entries apart, and how strongly all of them are held against the decay.
+        ``sample_weight`` counts observations: 2 for an entry observed twice, 0 for one that was not, 1/σ² for one with
+        an error of σ. It holds one for every row (rows,), which is that of each of its entries, or is a matrix like X
+        with one for every entry: sparse and stored at the same places, or dense. More of all of them is more data.
         ``on_iteration(count, error)`` is called after every iteration: of the trial with held-out entries, with their
         error in the units of X, then of the fit to all entries, which counts anew, with NaN.
         ValueError when nothing is observed, for infinity, for an entry stored twice (the first is named), and for
         weights that are negative, not finite, all zero, or of another shape or other places than X.
         ConvergenceWarning when ``max_iter`` ends a descent that was still gaining.
+
+        >>> seen = np.array([[1.0, 2.0], [1.0, 2.0], [9.0, 9.0]])
+        >>> DeepMatrixCompletion(rank=1, center="mean").fit(seen, sample_weight=[1, 3, 0]).mean_
+        1.5
         """
         check_parameters(self)
         seen = self._read(X, reset=True)
@@ -144,8 +147,9 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
         if self.warm_start and hasattr(self, "_factors"):
             outcome = fit_without_trial(starting(seen).grown(self._factors), self.regularization_, ending)
         elif self.early_stopping:
-            share = self.validation_fraction
-            outcome = fit_with_trial(seen, share, starting, self.regularization, ending, random_state)
+            outcome = fit_with_trial(
+                seen, self.validation_fraction, starting, self.regularization, ending, random_state
+            )
         else:
             outcome = fit_without_trial(starting(seen), self.regularization, ending)
         if not outcome.settled:
@@ -157,8 +161,7 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
         self.n_iter_, self.loss_curve_ = len(outcome.losses), outcome.losses
         self.validation_curve_, self.regularization_ = outcome.errors, outcome.regularization
         self._seen = (seen.starts, seen.columns)
-        limits = (float(seen.values.min()), float(seen.values.max()))
-        self._hold(outcome.factors, outcome.mean, limits, outcome.penalty)
+        self._hold(outcome.factors, outcome.mean, seen.limits, outcome.penalty)
         return self
 
     def fit_transform(self, X: Any, y: None = None, sample_weight: Any = None) -> Values:
@@ -166,6 +169,9 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
 
         These were trained together with everything else. ``transform`` gives other, if close, coordinates to the same
         rows: it solves for each row alone, on column factors that stay fixed.
+
+        >>> DeepMatrixCompletion(rank=2, random_state=0).fit_transform(np.eye(4, 3)).shape
+        (4, 2)
         """
         self.fit(X, sample_weight=sample_weight)
         return self._factors.left @ self._to_coordinates
@@ -173,17 +179,17 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
     def transform(self, X: Any) -> Values:
         """Return coordinates (rows, clipped rank) of *new* rows, by ridge regression on the fixed column factors.
 
-        Each row is fitted on its own, with the decay of the fit and a bias of its own; a row without entries has
-        coordinates zero. Not the same as ``fit_transform`` for the rows of the fit.
+        Each row is fitted on its own, with the decay of the fit and a bias; one without entries has coordinates zero.
+
+        >>> table = np.outer(np.arange(1, 10), np.arange(1, 6))
+        >>> model = DeepMatrixCompletion(rank=1, center="none", random_state=0).fit(table)
+        >>> (model.transform([[np.nan, 22, 33, np.nan, np.nan]]) @ model.components_).round(1)
+        array([[11., 22., 33., 44., 55.]])
         """
         check_is_fitted(self)
         seen = self._read(X, reset=False)
         left = solve_rows(seen, self._factors, self.mean_, self._penalty, with_bias=self.center == "bias")
         return (left @ self._to_coordinates).astype(seen.values.dtype)
-
-    @property
-    def _n_features_out(self) -> int:  # as many names come from get_feature_names_out
-        return len(self.components_)
 
     def _read(self, X: Any, *, reset: bool) -> Observations:
         if sparse.issparse(X):

@@ -32,11 +32,21 @@ class Estimates:
     _seen: tuple[NDArray[np.int64], NDArray[np.int32]]  # starts of the rows, columns
     _to_coordinates: Values
 
+    @property
+    def _n_features_out(self) -> int:  # as many names come from scikit-learn's get_feature_names_out
+        return len(self.components_)
+
     def predict_entries(self, rows: ArrayLike, columns: ArrayLike, clip: bool = True) -> Values:
         """Return the estimates at the indices ``rows`` (entries,) and ``columns`` (entries,).
 
         A row or column that the fit did not see, or an index beyond its matrix, counts with a bias and factors of zero.
         ``clip`` keeps the estimates within the range of the observed entries. ValueError for negative indices.
+
+        >>> from lowdyn import DeepMatrixCompletion
+        >>> seen = np.outer(np.arange(1.0, 10.0), np.arange(1.0, 6.0))
+        >>> seen[4, 2] = np.nan  # it was 15
+        >>> DeepMatrixCompletion(rank=1, random_state=0).fit(seen).predict_entries([4, 3], [2, 1]).round(1)
+        array([15.,  8.])
         """
         check_is_fitted(self)
         rows, columns = checked_indices("rows", rows), checked_indices("columns", columns)
@@ -48,7 +58,13 @@ class Estimates:
         return np.clip(values, *self._range) if clip else values
 
     def complete(self, clip: bool = True) -> Values:
-        """Return the estimate of every entry: a dense matrix (rows, columns), which no other method forms."""
+        """Return the estimate of every entry: a dense matrix (rows, columns), which no other method forms.
+
+        >>> from lowdyn import DeepMatrixCompletion
+        >>> DeepMatrixCompletion().fit([[2.0, np.nan, 2.0], [2.0, 2.0, np.nan]]).complete()
+        array([[2., 2., 2.],
+               [2., 2., 2.]])
+        """
         check_is_fitted(self)
         values: Values = (self._factors.left @ self._factors.core) @ self._factors.right.T
         values += self.row_bias_[:, None]
@@ -60,6 +76,13 @@ class Estimates:
 
         Columns observed in that row are left out if ``unseen_only``, so fewer than ``n`` may come back. A row that the
         fit did not see gets the columns of highest bias.
+
+        >>> from lowdyn import DeepMatrixCompletion
+        >>> seen = np.outer(np.arange(1.0, 10.0), np.arange(1.0, 6.0))
+        >>> seen[4, 2] = seen[4, 3] = np.nan
+        >>> columns, estimates = DeepMatrixCompletion(rank=1, random_state=0).fit(seen).recommend(4)
+        >>> columns, estimates.round(1)
+        (array([3, 2]), array([20., 15.]))
         """
         check_is_fitted(self)
         row, n = checked_count("row", row), checked_count("n", n, at_least=1)

@@ -99,6 +99,14 @@ def gradient_start(network: DeepLinearNetwork, problem: Problem, rank: int) -> t
     V = orth[top right singular vectors of G_1(0), top right singular vectors of G_1(0)ᵀ W_1(0)], ``rank`` of each:
     the rows of the target and, pulled back through the network, its columns. U = W_{L:1}(0) V with its columns made
     orthonormal by the polar decomposition; from an orthogonal square start that is a division by Πε.
+
+    >>> from lowdyn.problems import Factorization, low_rank_target
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> target = low_rank_target(40, 40, rank=2, generator=generator)
+    >>> wide = DeepLinearNetwork((40, 40, 40), 0.01, generator=generator)
+    >>> left, right = gradient_start(wide, Factorization(target), rank=2)
+    >>> left.shape, bool((left @ (left.mT @ target @ right) @ right.mT - target).norm() < 1e-12 * target.norm())
+    (torch.Size([40, 4]), True)
     """
     weights = [weight.to(torch.float64) for weight in network.weights]
     first, above = (
@@ -122,6 +130,13 @@ def spectral_start(network: DeepLinearNetwork, problem: Problem, rank: int) -> t
 
     The surrogate is Φ itself for a factorization, (1/p) Ω⊙Φ where a share p of the entries is seen, A*(y)/m for m
     measurements. The network is not looked at.
+
+    >>> from lowdyn.problems import Completion
+    >>> target = torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64))
+    >>> wide = DeepLinearNetwork((3, 3, 3), 0.01, generator=torch.Generator().manual_seed(0))
+    >>> left, right = spectral_start(wide, Completion(target, target > 0), rank=1)
+    >>> torch.linalg.diagonal(left.mT @ target @ right).round(decimals=12).tolist()
+    [3.0, 2.0]
     """
     left, _, right = leading_singular_vectors(problem.surrogate(), 2 * rank)
     return left, right

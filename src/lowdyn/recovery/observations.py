@@ -60,6 +60,11 @@ class Observations:
         return len(self) if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest of the values."""
+        return float(self.values.min()), float(self.values.max())
+
+    @property
     def row_counts(self) -> NDArray[Any]:
         """Number of observations of every row (rows,)."""
         if self.weights is None:

@@ -31,6 +31,13 @@ class SavedEstimates(Estimates):
 
         A ``random_state`` that is a RandomState is not kept: the model that is loaded has None. ValueError or TypeError
         for parameters, set since the fit, that ``fit`` would refuse.
+
+        >>> import tempfile
+        >>> from lowdyn import DeepMatrixCompletion
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     DeepMatrixCompletion(rank=2).fit(np.eye(4, 3)).save(f"{folder}/model.safetensors")
+        ...     DeepMatrixCompletion.load(f"{folder}/model.safetensors").rank
+        2
         """
         check_is_fitted(self)
         arrays: dict[str, Any] = {"loss_curve_": self.loss_curve_, "validation_curve_": self.validation_curve_}
@@ -50,7 +57,7 @@ class SavedEstimates(Estimates):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return a model that ``save`` wrote.
+        """Return a model that ``save``, whose example shows both, wrote.
 
         FileNotFoundError where no file is; ValueError for another file, in one line that names it and what is wrong.
         """

@@ -23,6 +23,15 @@ def write_spectra(inspection: Any, path: Path | str) -> Path:
 
     The page holds everything it shows and asks nothing of the network; its one script switches light and dark. Every
     name is escaped.
+
+    >>> import tempfile, torch
+    >>> from safetensors.torch import save_file
+    >>> from lowdyn.inspection import inspect_weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"fc.weight": torch.eye(4)}, f"{folder}/model.safetensors")
+    ...     page = write_spectra(inspect_weights(f"{folder}/model.safetensors"), f"{folder}/page.html")
+    ...     "fc" in page.read_text(encoding="utf-8")
+    True
     """
     path = Path(path)
     replace_atomically(path, render(inspection).encode("utf-8", errors="replace"))

@@ -30,6 +30,14 @@ def export_lora(model: PeftModel, folder: str | os.PathLike[str], adapter_name: 
     folder)`` gives the same outputs up to rounding, without lowdyn. A is C_L … C_1 Vᵀ (or W_{L−1} … W_1), B is U
     (or W_L); ``modules_to_save`` go along. Files of a LoRA adapter in ``folder`` are replaced. ValueError if
     the model has no Deep LoRA adapter of that name.
+
+    >>> import tempfile
+    >>> from peft import get_peft_model
+    >>> from torch import nn
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(9, 7)), DeepLoraConfig(r=2, target_modules=["0"]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(file.name for file in export_lora(model, folder).iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
     """
     config = getattr(model, "peft_config", {}).get(adapter_name)
     if not isinstance(config, DeepLoraConfig):
