@@ -95,19 +95,20 @@ def test_the_gradient_is_that_of_the_weighted_dense_objective(depth, dtype):
         assert (rate > 0).all()
 
 
-def test_the_rates_of_a_row_and_of_its_bias_are_safe_for_them():
-    """One over the rate bounds the largest curvature in a row alone, and is twice the curvature in its bias."""
+def test_the_rates_of_rows_columns_and_biases_are_those_of_their_weighted_curvature():
+    """Of a row half of one over Σ w ‖(V Cᵀ)_j‖² + λ √n, which is above its largest curvature; of a column likewise."""
     _, seen = low_rank(9, 7, 2)
     generator, weights = np.random.default_rng(3), drawn(9, 7)
     arrays = [generator.normal(size=shape) for shape in [(9, 3), (7, 3), (9,), (7,), (3, 3)]]
     observations = weighted(Observations.read(seen), weights)
     objective = Objective(observations, 3, discrepant_ratio=1.0, trained_biases=True)
     _, _, rates = objective.gradient(Factors.of(arrays), Penalty(0.3, 0.7))
-    for row, mask in enumerate(~np.isnan(seen)):
-        fixed, own = (arrays[1] @ arrays[4].T)[mask], weights[row, mask]
-        top = np.linalg.eigvalsh(fixed.T @ (own[:, None] * fixed) + 0.3 * np.sqrt(own.sum()) * np.eye(3))[-1]
-        assert 1 / rates[0][row, 0] >= top
-        assert rates[2][row] == pytest.approx(1 / (2 * (own.sum() + 0.7)))
+    left, right, core = arrays[0], arrays[1], arrays[4]
+    held = np.where(np.isnan(seen), 0, weights)
+    for own, fixed, rate, bias_rate in ((held, right @ core.T, *rates[::2][:2]), (held.T, left @ core, *rates[1:4:2])):
+        n = own.sum(axis=1)
+        np.testing.assert_allclose(rate[:, 0], 0.5 / (own @ (fixed**2).sum(axis=1) + 0.3 * np.sqrt(n)), rtol=1e-12)
+        np.testing.assert_allclose(bias_rate, 0.5 / (n + 0.7), rtol=1e-12)
 
 
 def test_a_weight_is_a_number_of_observations_to_biases_and_spectrum():
