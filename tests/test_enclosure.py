@@ -85,15 +85,20 @@ def test_vectors_and_how_far_they_may_be_off():
     matrix = SPECTRA["spiked"]
     left, _, right_t = np.linalg.svd(matrix.numpy(), full_matrices=False)
     found = enclose(matrix, cold(), TOP, seeded())
-    for ours, true, bound in zip(
-        (found.left, found.right), (left[:, :TOP], right_t.T[:, :TOP]), found.turned, strict=True
+    for ours, true, bound, single in zip(
+        (found.left, found.right), (left[:, :TOP], right_t.T[:, :TOP]), found.turned, found.single_turned, strict=True
     ):
         turned = scipy.linalg.subspace_angles(ours.numpy(), true)[0]
         assert turned <= bound < 0.1
+        for place in range(TOP):
+            one = slice(place, place + 1)
+            assert scipy.linalg.subspace_angles(ours.numpy()[:, one], true[:, one])[0] <= single[place] < 0.1
 
 
 def test_nothing_is_said_of_vectors_that_do_not_stand_apart():
-    assert enclose(SPECTRA["equal"], cold(), TOP, seeded()).turned == (math.pi / 2, math.pi / 2)
+    found = enclose(SPECTRA["equal"], cold(), TOP, seeded())
+    assert found.turned == (math.pi / 2, math.pi / 2)
+    assert all((single == math.pi / 2).all() for single in found.single_turned)
 
 
 def test_zeros():

@@ -56,14 +56,14 @@ def test_warm_records_are_the_exact_ones_within_their_bounds(shape):
     assert warm["index"].values.tolist() == [0, 1, -2, -1]
     for name, bound in (("singular_values", "value_bounds"), ("move_values", "move_bounds")):
         error = np.abs(warm[name].values[:, :TOP] - exact[name].values[:, :TOP])
-        assert (error <= warm[bound].values[:, :TOP] + 1e-12).all()
+        assert (error <= warm[bound].values[:, :TOP] + exact[bound].values[:, :TOP]).all()
         assert (error <= 1e-4 * exact[name].values[:, :TOP]).all()
         assert (warm[bound].values[:, :TOP] < 1e-3 * exact[name].values.max()).all()
     for side in ("left", "right"):
         # A vector is off by its residual over a gap, here some 1e-3, where a value is off by the square of that.
         np.testing.assert_allclose(warm[f"{side}_angles"][:, :TOP], exact[f"{side}_angles"][:, :TOP], atol=5e-3)
         error = np.abs(warm[f"{side}_turn"] - exact[f"{side}_turn"]).values[:, 0]
-        assert (error <= warm[f"{side}_turn_bound"].values + 1e-6).all()
+        assert (error <= warm[f"{side}_turn_bounds"].values[:, 0]).all()
     # Made of top values, which warm blocks know to 1e-4, and of what these leave of the norm.
     for name in ("stable_rank", "bulk_rms", "move_norm", "outside_energy"):
         np.testing.assert_allclose(warm[name], exact[name], rtol=1e-3, atol=1e-5)
@@ -129,7 +129,7 @@ def test_angles_within_a_flat_bulk_are_given_with_their_bound():
     exact, warm = (tracker.trajectory.isel(layer=0, step=1) for tracker in trackers)
     assert warm["exact"] == 0
     np.testing.assert_allclose(warm["left_angles"][:TOP], exact["left_angles"][:TOP], atol=0.1)
-    assert abs(warm["left_turn"] - exact["left_turn"])[0] <= warm["left_turn_bound"]
+    assert abs(warm["left_turn"] - exact["left_turn"])[0] <= warm["left_turn_bounds"][0]
 
 
 def test_factors_of_deep_linear_networks_are_exact_unless_asked():

@@ -194,5 +194,7 @@ def test_what_is_no_state_is_refused():
         tracker.load_state_dict({})
     with pytest.raises(ValueError, match="lacks the records exact of Spectra"):
         tracker.load_state_dict({name: value for name, value in state.items() if name != "0.record.exact"})
+    with pytest.raises(ValueError, match=r"'hidden1' lacks left.single_bound; pass one that this version"):
+        tracker.load_state_dict({name: value for name, value in state.items() if "0.left.single_bound" not in name})
     with pytest.raises(ValueError, match="holds nothing of 'hidden1'"):
         tracker.load_state_dict({name: value for name, value in state.items() if ".look." not in name})

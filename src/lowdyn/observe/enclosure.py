@@ -38,10 +38,11 @@ class Enclosure:
 
     ``values`` (top,) are Ritz values, descending, ``left`` (out, top) and ``right`` (in, top) their vectors,
     ``bounds`` (top,) satisfy |σ_i − values_i| ≤ bounds_i; ``turned`` are bounds, in radians, on the largest
-    principal angle between the spans of the computed and of the true leading vectors, left and right, π/2 where
-    nothing is known; ``next_value`` is the Ritz value after the last, ``rounding`` the part of every bound that no
-    gap makes smaller. ``settled`` says whether the error left in the values is estimated below 1e-4 of them.
-    ``norm`` is ‖W‖_F. ``block`` is where the next look begins.
+    principal angle between the spans of the computed and of the true leading vectors, left and right, and
+    ``single_turned`` (top,) on the angle of each to its own, π/2 where nothing is known; ``next_value`` is the Ritz
+    value after the last, ``rounding`` the part of every bound that no gap makes smaller. ``settled`` says whether the
+    error left in the values is estimated below 1e-4 of them. ``norm`` is ‖W‖_F to ``norm_bound``, summed in float64.
+    ``block`` is where the next look begins.
     """
 
     values: Tensor
@@ -49,9 +50,11 @@ class Enclosure:
     left: Tensor
     right: Tensor
     turned: tuple[float, float]
+    single_turned: tuple[Tensor, Tensor]
     next_value: float
     rounding: float
     norm: float
+    norm_bound: float
     settled: bool
     block: Tensor
 
@@ -83,7 +86,9 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     is taken as a perturbation of W of norm 4√in·u·σ_1, the square-root law of Higham and Mary (2019), and is added.
 
     Angles: with R_V the columns of R that belong to the top values, on the right sin θ ≤ ‖R_V‖/(B_top − λ⁺_{top+1}),
-    λ⁺ the upper side above (Davis and Kahan 1970); on the left the same for WWᵀ, with √c ‖R_V B_V^(-1/2)‖.
+    λ⁺ the upper side above (Davis and Kahan 1970); on the left the same for WWᵀ, with √c ‖R_V B_V^(-1/2)‖. For each
+    direction alone the same with its column of R, over the distance of its B_ii to [B_jj, λ⁺_j] for every j ≠ i. What
+    rounding does to residuals, to B and to λ⁺ is added.
 
     ValueError for NaN or infinity.
 
@@ -95,21 +100,20 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     ([1.0, 0.9], True)
     """
     rows, columns = matrix.shape
-    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1), dtype=torch.float64))
+    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)))
     if not 1e-12 < norm < 1e12:  # squares of float32 may have left its range
         largest = float(matrix.abs().max())
         if not math.isfinite(largest):
             raise ValueError(f"the matrix {tuple(matrix.shape)} holds values that are NaN or infinite")
         if largest > 0.0:
-            found = enclose(matrix / largest, block, top, generator)
-            sized = {
-                name: getattr(found, name) * largest for name in ("values", "bounds", "next_value", "rounding", "norm")
-            }
-            return replace(found, **sized)
+            scale = 2.0 ** (math.frexp(largest)[1] - 1)  # a power of two: dividing by it rounds nothing
+            found = enclose(matrix / scale, block, top, generator)
+            lengths = ("values", "bounds", "next_value", "rounding", "norm", "norm_bound")
+            return replace(found, **{name: getattr(found, name) * scale for name in lengths})
         nothing = torch.zeros(top, dtype=torch.float64, device=matrix.device)
         left = torch.eye(rows, top, dtype=torch.float64, device=matrix.device)
-        unknown = (math.pi / 2, math.pi / 2)
-        return Enclosure(nothing, nothing, left, left[:columns], unknown, 0.0, 0.0, 0.0, True, block)
+        unknown, singly = (math.pi / 2, math.pi / 2), (nothing + math.pi / 2, nothing + math.pi / 2)
+        return Enclosure(nothing, nothing, left, left[:columns], unknown, singly, 0.0, 0.0, 0.0, 0.0, True, block)
     width = block.shape[1]
     space = _krylov(matrix, block, top, norm, generator)
     # Of the space, the better half is told apart from the outside: it costs less, and hardly bounds worse.
@@ -127,28 +131,48 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     values = ritz[:top].clamp(min=0.0).sqrt()
     slack = 4 * math.sqrt(columns) * torch.finfo(matrix.dtype).eps / 2 * float(values[0])
     bounds = (upper[:top].sqrt() - values).clamp(min=0.0) + slack
-    # Davis and Kahan, with rounding in the residual.
-    residual, gap = coupling[:, :top], float(ritz[top - 1] - upper[top])
-    scaled = residual / torch.where(values > 0, values, 1.0)
-    turned = tuple(
-        math.asin(min(1.0, (float(torch.linalg.matrix_norm(part, 2)) * weight + slack * float(values[0])) / gap))
-        if gap > 0
-        else math.pi / 2
-        for part, weight in ((scaled, math.sqrt(outside)), (residual, 1.0))
-    )
+    turned, singly = _turned(values, upper[: top + 1].sqrt(), coupling[:, :top], outside, slack)
     images = space.images @ mixed[:, :top].to(matrix)
     return Enclosure(
         values=values * norm,
         bounds=bounds * norm,
         left=images.to(torch.float64) / torch.where(values > 0, values, 1.0),
         right=basis[:, :top].to(torch.float64),
-        turned=(turned[0], turned[1]),
+        turned=turned,
+        single_turned=singly,
         next_value=math.sqrt(max(0.0, float(ritz[top]))) * norm,
         rounding=slack * norm,
         norm=norm,
+        norm_bound=(rows + columns) * torch.finfo(torch.float64).eps * norm,
         settled=space.settled,
         block=torch.linalg.qr(torch.cat([basis[:, : width - KEPT], probes], dim=1))[0],
     )
+
+
+def _turned(
+    values: Tensor, upper: Tensor, residual: Tensor, outside: float, slack: float
+) -> tuple[tuple[float, float], tuple[Tensor, Tensor]]:
+    """Return the bounds on the angles, left and right, of the span and of each vector.
+
+    σ_i lies in [values_i − slack, upper_i + slack], upper (top + 1,); ``residual`` (k, top) are columns of R, each to
+    2·slack·σ_1, as two products make them; on the left a third is W's, and its length is known to as much.
+    """
+    largest = float(upper[0]) + slack
+    ritz, above, below = values.square(), (values - slack).clamp(min=0.0).square(), (upper[1:] + slack).square()
+    gap, before = ritz - below, torch.cat([values.new_tensor([math.inf]), above[:-1] - ritz[1:]])
+    known = values > 0
+    scaled = residual / torch.where(known, values, 1.0)
+    weight = math.sqrt(outside)
+    errors = (3 * slack * largest**2 / values, values.new_tensor(2 * slack * largest))
+    found = []
+    for part, factor, error in ((scaled, weight, errors[0]), (residual, 1.0, errors[1])):
+        whole = factor * torch.linalg.matrix_norm(part, 2) + error.max()
+        single = factor * part.norm(dim=0) + error
+        gaps = torch.cat([gap[-1:], torch.minimum(gap, before)])
+        sines = torch.cat([whole[None], single.expand_as(values)]) / gaps
+        found.append(torch.asin(torch.where(gaps > 0, sines, 1.0).nan_to_num(1.0).clamp(max=1.0)))
+    (left, right) = found
+    return (float(left[0]), float(right[0])), (left[1:], right[1:])
 
 
 def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float, generator: torch.Generator) -> _Space:

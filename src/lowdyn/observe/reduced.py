@@ -10,10 +10,13 @@ from torch import Tensor
 
 from lowdyn.dynamics.small import SmallNetwork
 from lowdyn.linalg import principal_angles
-from lowdyn.observe.summary import QUANTILES, bulk_of, ranks
-from lowdyn.observe.turning import Reference, gap_below, groups_of, resolved_of, warn_of
+from lowdyn.observe import error_bounds
+from lowdyn.observe.following import MOVE
+from lowdyn.observe.summary import QUANTILES, bulk_of, length_of, ranks, rms_of
+from lowdyn.observe.turning import Reference, groups_of, resolved_of, warn_of
 from lowdyn.trajectory import Record
 
+Pair = tuple[Tensor, Tensor]
 WIDEST = 20_000  # beyond it a record of every singular value is mostly copies of one number
 
 
@@ -50,6 +53,7 @@ class ReducedSpectraLook:
         values = np.full(shape, np.nan)
         angles = {side: np.full(shape, np.nan) for side in ("left", "right")}
         turns = {side: np.full((shape[0], 3), np.nan) for side in ("left", "right")}
+        bounds = {side: (angles[side].copy(), turns[side].copy()) for side in ("left", "right")}
         if self.start is None and step >= self.reference:
             self.start = [weight.clone() for weight in self.model.core.weights], self.model.inert_scale.clone()
         rows = []
@@ -59,13 +63,17 @@ class ReducedSpectraLook:
             rows.append(self._rest(place + 1, present, shape[1]))
             if self.top:
                 for side in ("left", "right"):
-                    one, parts = self._angles(place + 1, side, present, owners, step)
+                    (one, parts), turned = self._angles(place + 1, side, present, owners, step)
                     angles[side][place, :rank], turns[side][place] = one, parts
+                    for whole, bound, value in zip(bounds[side], turned, (one, parts), strict=True):
+                        whole[place, : len(value)] = bound.masked_fill(value.isnan(), torch.nan)
         warn_of(self.references.items())
         record: dict[str, Any] = {"singular_values": (("layer", "index"), values)}
         for side in ("left", "right"):
             record[f"{side}_angles"] = (("layer", "index"), angles[side])
             record[f"{side}_turn"] = (("layer", "part"), turns[side])
+            record[f"{side}_angle_bounds"] = (("layer", "index"), bounds[side][0])
+            record[f"{side}_turn_bounds"] = (("layer", "part"), bounds[side][1])
         for name in rows[0]:
             dims = {"move_values": (f"{self.prefix}move",), "move_bounds": (f"{self.prefix}move",)}
             dims |= {"value_bounds": ("index",), "bulk": ("quantile",)}
@@ -87,27 +95,26 @@ class ReducedSpectraLook:
         """What the record of the full network holds beside values and angles, of one layer."""
         rows, columns = self.model.sizes[layer], self.model.sizes[layer - 1]
         eps = max(rows, columns) * torch.finfo(torch.float64).eps
-        groups = groups_of(len(values), self.top)
-        numerical, stable, effective = ranks(values, rows, columns, self.model.core.weights[0].dtype)
-        lead, tail = groups[0].stop, values[self.top :]
+        dtype = self.model.core.weights[0].dtype
+        numerical, stable, effective = ranks(values, rows, columns, dtype)
+        threshold = max(rows, columns) * torch.finfo(dtype).eps
         rest = {
             "value_bounds": np.pad(
                 np.full(len(values), eps * float(values[0])), (0, longest - len(values)), constant_values=np.nan
             ),
             "bulk": bulk_of(values, self.top),
-            "bulk_rms": float(tail.square().mean().sqrt()) if len(tail) else np.nan,
+            "bulk_rms": float(rms_of(values[self.top :])),
             "numerical_rank": float(numerical),
             "stable_rank": float(stable),
             "effective_rank": float(effective),
             "exact": 1.0,
+            **error_bounds.of_all_values(values, eps * values[0], self.top, threshold, stable, effective),
         }
-        for side, size in (("left", rows), ("right", columns)):
-            gap = gap_below(values, lead, open_end=size > len(values))
-            rest[f"{side}_turn_bound"] = torch.asin((eps * values[0] / gap).clamp(max=1.0).nan_to_num(1.0))
         kept = min(self.top, longest)
         moves = torch.full((kept,), torch.nan, dtype=torch.float64)
         if self.start is None:
-            return rest | {"move_values": moves, "move_bounds": moves, "move_norm": np.nan, "outside_energy": np.nan}
+            unknown = {f"{name}{bound}": np.nan for name in MOVE for bound in ("", "_bound")}
+            return rest | {"move_values": moves, "move_bounds": moves} | unknown
         # Active and inert directions stay what they are, so the move is one of the core and one of each scale.
         cores, scales = self.start
         values, counts = self.model.spread(
@@ -118,15 +125,22 @@ class ReducedSpectraLook:
         every = values.to(torch.float64).repeat_interleave(counts).sort(descending=True).values
         moves[: min(rows, columns)] = 0.0  # directions that the shape maps to zero do not move
         moves[: len(every)] = every[:kept]
-        norm = float(every.norm())
-        outside = float(every[kept:].square().sum()) / norm**2 if norm > 0 else 0.0
+        norm = float(length_of(every))
+        outside = float(length_of(every[kept:]) / norm) ** 2 if norm > 0 else 0.0
         bounds = torch.where(moves.isnan(), moves, eps * every[0])
-        return rest | {"move_values": moves, "move_bounds": bounds, "move_norm": norm, "outside_energy": outside}
+        known = error_bounds.of_move(every, eps * every[0], kept, every.new_tensor(outside))
+        return (
+            rest | {"move_values": moves, "move_bounds": bounds, "move_norm": norm, "outside_energy": outside} | known
+        )
 
-    def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Pair, Pair]:
+        """Return the angles, single and by part, and the bounds on them."""
         sizes = self.model.sizes
         groups = groups_of(len(values), self.top)
-        resolved = resolved_of(values, groups, open_end=sizes[layer if side == "left" else layer - 1] > len(values))
+        ends_open = sizes[layer if side == "left" else layer - 1] > len(values)
+        resolved = resolved_of(values, groups, open_end=ends_open)
+        eps = max(sizes[layer - 1 : layer + 1]) * error_bounds.EPS
+        turned = error_bounds.of_vectors(values, eps * values[0], groups, open_end=ends_open)
         outer = [*range(groups[0].stop), *range(groups[2].start, len(values))]
         left, _, right_t = torch.linalg.svd(self.model.core.weights[layer - 1].to(torch.float64), full_matrices=False)
         basis = self.model.active[layer] @ left if side == "left" else self.model.active[layer - 1] @ right_t.mT
@@ -137,19 +151,21 @@ class ReducedSpectraLook:
         whole = torch.cat([vectors, basis[:, among[among >= 0]]], dim=1)
         key = f"W{layer} {side}"
         if key not in self.references and step >= self.reference:
-            self.references[key] = Reference(whole, resolved)
+            self.references[key] = Reference(whole, resolved, turned)
         angles, turns = torch.full_like(values, torch.nan), values.new_full((3,), torch.nan)
         if key not in self.references or self.references[key].basis.shape != whole.shape:
-            return angles, turns
+            return (angles, turns), turned
         then = self.references[key]
         lead, ends = groups[0].stop, len(outer)
         for place, part in enumerate((slice(0, lead), slice(ends, None), slice(lead, ends))):
             now, before = whole[:, part], then.basis[:, part]
             if not bool((now.isnan() | before.isnan()).any()):
-                turned = principal_angles(now, before)
-                turns[place] = turned[0] if len(turned) else 0.0
+                principal = principal_angles(now, before)
+                turns[place] = principal[0] if len(principal) else 0.0
         cosines = (vectors * then.basis[:, :ends]).sum(dim=0)
         angles[outer] = torch.atan2((vectors - then.basis[:, :ends] * cosines).norm(dim=0), cosines.abs())
         angles[groups[1]] = turns[1]
         angles = angles.masked_fill(~(resolved[0] & then.resolved[0]), torch.nan)
-        return angles, turns.masked_fill(~(resolved[1] & then.resolved[1]), torch.nan)
+        turns = turns.masked_fill(~(resolved[1] & then.resolved[1]), torch.nan)
+        single, parts = ((a + b + 4 * eps).clamp(max=np.pi / 2) for a, b in zip(turned, then.turned, strict=True))
+        return (angles, turns), (single, parts)

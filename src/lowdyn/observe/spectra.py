@@ -27,8 +27,9 @@ PARTS = ("leading", "middle", "trailing")
 METHODS = ("auto", "exact", "warm")
 # Last dimension of each variable; those not named here have none but the layer.
 LAST = {
-    **dict.fromkeys(("singular_values", "value_bounds", "right_angles", "left_angles"), "index"),
-    **dict.fromkeys(("right_turn", "left_turn"), "part"),
+    **dict.fromkeys(("singular_values", "value_bounds"), "index"),
+    **dict.fromkeys(("right_angles", "left_angles", "right_angle_bounds", "left_angle_bounds"), "index"),
+    **dict.fromkeys(("right_turn", "left_turn", "right_turn_bounds", "left_turn_bounds"), "part"),
     **dict.fromkeys(("move_values", "move_bounds"), "move"),
     "bulk": "quantile",
 }
@@ -53,13 +54,16 @@ class Spectra:
     - ``right_angles``, ``left_angles`` (layer, index), radians: between v_i(t), u_i(t) and their reference;
       the middle indices share the largest principal angle of the middle subspace
     - ``right_turn``, ``left_turn`` (layer, part), radians: largest principal angle of the leading, middle and
-      trailing subspace; ``right_turn_bound``, ``left_turn_bound`` (layer): how far the leading subspace that was
-      computed may lie from the true one, π/2 where that is not known
+      trailing subspace
     - ``move_values``, ``move_bounds`` (layer, move): the ``top`` singular values of W(t) − W(reference), which finds
       leading and trailing movers alike, with their bounds; ``move_norm``, its Frobenius norm, and
       ``outside_energy`` (layer), the share of its energy ‖·‖²_F outside the top. With bases, since the first record
     - ``numerical_rank``, ``stable_rank``, ``effective_rank`` (layer), as :class:`~lowdyn.observe.summary.Summary`
       has them; ``bulk`` (layer, quantile), quantiles of the values after the ``top``, and ``bulk_rms`` (layer)
+    - ``right_angle_bounds``, ``left_angle_bounds`` (layer, index), ``right_turn_bounds``, ``left_turn_bounds``
+      (layer, part), and ``move_norm_bound``, ``outside_energy_bound``, ``numerical_rank_bound``,
+      ``stable_rank_bound``, ``effective_rank_bound``, ``bulk_bound`` (of every quantile), ``bulk_rms_bound`` (layer):
+      how far each of these may be from what it is of the weight itself; NaN where there is no number to bound
     - ``matrix`` (layer), a coordinate: how the parameter is read as a matrix, such as ``out x in·3·3``
     - ``exact`` (layer): 1 for a record by SVD, 0 for a warm one
 
@@ -67,6 +71,16 @@ class Spectra:
     present matrix, is degenerate (a gap below ``1e3·d·eps·σ_1``, of a warm record below ten times its rounding),
     the angle is NaN, and a degenerate reference gives a warning. An orthogonal start is degenerate through and
     through; take ``reference=1``.
+
+    Bounds b_i on σ_i, and one on ‖W‖_F, which is summed in float64, bound the rest, at the extremes of what agrees
+    with them: ``stable_rank`` lies in (‖W‖_F/(σ̂_1 ± b_1))²; ``bulk_rms`` is √((‖W‖_F² − Σ_{i ≤ top} σ_i²)/n'), n'
+    values being left, and lies where each σ_i is σ̂_i ± b_i; ``outside_energy`` is 1 − Σ σ_i²/‖·‖_F² and likewise. By
+    SVD, with one bound on all values, quantiles and root mean square move by no more than it, and
+    :mod:`lowdyn.observe.error_bounds` has the ranks. An angle is off by what the present vectors and those of the
+    reference may be turned: a bound on values over the gap to the next (Wedin), a residual over it (Davis and Kahan)
+    of a warm record; and by what the reference lost where it is stored in a narrower type than float64. Where values
+    do not stand apart by more than their bounds, as within the flat bulk of a large matrix, a bound on an angle is
+    π/2, which says nothing.
 
     ``method`` "exact" takes an SVD in float64 each time; its bound is max(out, in)·eps·σ_1, and a record costs
     O(out·in·min(out, in)). "warm" does so at the first record and at the reference; between, for matrices whose

@@ -54,7 +54,7 @@ def summarize(matrix: Tensor, top: int = 16) -> Summary:
         shape=(rows, columns),
         values=values[:top],
         bulk=bulk_of(values, top),
-        norm=float(values.norm()),
+        norm=float(length_of(values)),
         numerical_rank=int(numerical),
         stable_rank=float(stable),
         effective_rank=float(effective),
@@ -76,6 +76,23 @@ def ranks(values: Tensor, rows: int, columns: int, dtype: torch.dtype) -> tuple[
     shares = scaled / torch.where(total > 0, total, 1.0)
     effective = torch.exp(-torch.xlogy(shares, shares).sum(dim=-1))
     return numerical, scaled.square().sum(dim=-1), torch.where(largest[..., 0] > 0, effective, 0.0)
+
+
+def length_of(values: Tensor) -> Tensor:
+    """Return √Σ values² (…) over the last dimension, of values whose squares may leave the range of float64.
+
+    >>> length_of(torch.tensor([3e-200, 4e-200], dtype=torch.float64)).item()
+    5e-200
+    """
+    if not values.shape[-1]:
+        return values.sum(dim=-1)
+    largest = values.abs().amax(dim=-1, keepdim=True)
+    return largest[..., 0] * (values / torch.where(largest > 0, largest, 1.0)).norm(dim=-1)
+
+
+def rms_of(values: Tensor) -> Tensor:
+    """Return their root mean square likewise; NaN where there are none."""
+    return length_of(values) / values.shape[-1] ** 0.5 if values.shape[-1] else values.sum(dim=-1) + torch.nan
 
 
 def bulk_of(values: Tensor, top: int) -> Tensor:

@@ -14,24 +14,28 @@ Groups = tuple[slice, slice, slice]
 
 
 class Reference:
-    """Singular vectors of the reference, and which of them are defined; says once if some are not."""
+    """Singular vectors of the reference, which of them are defined, and how far, in radians, they may be off.
 
-    def __init__(self, basis: Tensor, resolved: tuple[Tensor, Tensor]) -> None:
-        self.basis, self.resolved = basis, resolved
+    ``resolved`` and ``turned`` are each of single directions (…, index) and of parts (…, 3). It says once if some are
+    not defined.
+    """
+
+    def __init__(self, basis: Tensor, resolved: tuple[Tensor, Tensor], turned: tuple[Tensor, Tensor]) -> None:
+        self.basis, self.resolved, self.turned = basis, resolved, turned
         self.told = False
 
-    PARTS = ("basis", "single", "parts", "told")
+    PARTS = ("basis", "single", "parts", "single_bound", "part_bound", "told")
 
     def state(self) -> dict[str, Tensor]:
         """Everything it holds, as tensors."""
-        values = (self.basis, *self.resolved, torch.tensor(self.told))
+        values = (self.basis, *self.resolved, *self.turned, torch.tensor(self.told))
         return dict(zip(self.PARTS, values, strict=True))
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Reference:
         """Make again what :meth:`state` came from."""
-        basis, single, parts, told = (state[name] for name in cls.PARTS)
-        reference = cls(basis, (single, parts))
+        basis, single, parts, single_bound, part_bound, told = (state[name] for name in cls.PARTS)
+        reference = cls(basis, (single, parts), (single_bound, part_bound))
         reference.told = bool(told)
         return reference
 
@@ -71,15 +75,6 @@ def resolved_of(values: Tensor, groups: Groups, *, open_end: bool) -> tuple[Tens
     middle = groups[1]
     single[..., middle] = parts[..., 1:2].expand_as(single[..., middle])
     return single, parts
-
-
-def gap_below(values: Tensor, stop: int, *, open_end: bool) -> Tensor:
-    """Return the gap between the last of the first ``stop`` values and the next."""
-    if stop == 0:
-        return torch.full_like(values[..., 0], torch.inf)
-    if stop < values.shape[-1]:
-        return values[..., stop - 1] - values[..., stop]
-    return values[..., -1] if open_end else torch.full_like(values[..., 0], torch.inf)
 
 
 def leading_resolved(values: Tensor, following: float, error: float) -> tuple[Tensor, Tensor]:
