@@ -201,6 +201,26 @@ def test_a_look_goes_on_from_its_state():
         np.testing.assert_array_equal(first, second, err_msg=name)
 
 
+class Conv1D(nn.Module):
+    """A linear layer stored as (in, out), as transformers' own of this name."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.nf, self.weight = rows, nn.Parameter(gaussian(columns, rows))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_is_held_lies_in_memory_as_a_file_gives_it_back(steps):
+    """Otherwise products after a resume differ in the last digit."""
+    model = Conv1D(*SHAPES["tall"])
+    look = Spectra(top=TOP).begin(model)
+    for step in range(steps):
+        look(step)
+    state = look.state_dict()
+    assert {"0.start", "0.block.weight", "0.block.move", "0.left.basis"} <= state.keys()
+    assert not [name for name, value in state.items() if not value.is_contiguous()]
+
+
 def test_a_shared_layer_is_followed_once():
     model = nn.Sequential(*[linear((230, 230)).factors[0]] * 3)
     assert Spectra(top=TOP).begin(model).coords["layer"] == ["0"]

@@ -81,7 +81,8 @@ class Followed:
         found = enclose(tall, block.to(tall), self.top, self.generator)
         if not found.settled or bool(found.bounds.max() > self.tolerance * found.values[0]):
             return None
-        self.blocks[name] = found.block
+        # What is held is contiguous, as it would be after a resume: the layout decides the last digit of a product.
+        self.blocks[name] = found.block.contiguous()
         return found
 
     def _exact(self, weight: Tensor, step: int) -> Seen:
@@ -110,7 +111,6 @@ class Followed:
             resolved = resolved_of(values, groups, open_end=ends_open)
             turned = error_bounds.of_vectors(values, rounding[..., 0], groups, open_end=ends_open)
             if self.bases is None and side not in self.references and step >= self.after:
-                # Contiguous, as it would be after a resume: the layout decides the last digit of a product.
                 basis = vectors.to(weight.dtype if self.warm else torch.float64).contiguous()
                 kept = zip(turned, error_bounds.of_rounded(vectors, basis, groups), strict=True)
                 single, parts = (one + more for one, more in kept)
@@ -184,7 +184,7 @@ class Followed:
         """The top of W(t) − W(reference), its norm, and the share of its energy outside the top."""
         kept = min(self.top, self.length)
         if self.start is None and (self.bases is not None or step >= self.after):
-            self.start = weight.clone()
+            self.start = weight.clone(memory_format=torch.contiguous_format)
         if self.start is None:
             unknown = weight.new_full((*weight.shape[:-2], kept), torch.nan, dtype=torch.float64)
             nothing = unknown.new_full(weight.shape[:-2], torch.nan)
