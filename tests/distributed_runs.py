@@ -16,9 +16,11 @@ from accelerate.state import AcceleratorState, DistributedType, GradientState
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
+from lowdyn import Spectra, Tracker
 from lowdyn.dynamics import DivergenceError
 from lowdyn.networks import MLP
 from lowdyn.training import Checkpoints, Minibatches, train
+from tests.known_spectra import stand_apart
 
 PROCESSES = 2
 
@@ -39,6 +41,7 @@ CASES = {
     "loader, accumulated": (50, 4, 2),
     "loader of a part": (37, 8, 1),  # every second of them
 }
+RESUMED = dict.fromkeys(CASES, "no") | {"bf16": "bf16"}  # name -> mixed precision; "bf16" is of minibatches
 
 
 def loader_of(case, processes):
@@ -75,6 +78,26 @@ def state(model):
     return model.state_dict().items()
 
 
+def tracked(accelerator, kind=Tracker, **options):
+    """Train a model of which one weight is large enough for warm records, in float64, with a tracker; return it."""
+    model = stand_apart(MLP((30, 200, 200, 4), generator=seeded(), dtype=torch.float64))
+    inputs = torch.randn(50, 30, generator=seeded(7), dtype=torch.float64)
+    tracker = kind(model, Spectra(top=2), every=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    options |= {"optimizer": optimizer, "tracker": tracker, "accelerator": accelerator}
+    train(model, Minibatches(inputs, torch.arange(50) % 4, 16, seeded(1)), epochs=2, **options)
+    return model, tracker
+
+
+class Interrupted(Tracker):
+    """A tracker after whose step 5 the run is interrupted."""
+
+    def step(self):
+        super().step()
+        if self.steps == 5:
+            raise KeyboardInterrupt
+
+
 class Interruption:
     left = 5
 
@@ -84,18 +107,19 @@ class Interruption:
             raise KeyboardInterrupt
 
 
-def accelerator_of(mode, accumulated=1):
+def accelerator_of(mode, accumulated=1, precision="no"):
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    options = {"cpu": True, "gradient_accumulation_steps": accumulated, "mixed_precision": precision}
     if mode == "ddp":
-        return Accelerator(cpu=True, gradient_accumulation_steps=accumulated)
+        return Accelerator(**options)
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         cpu_ram_efficient_loading=False,
         auto_wrap_policy="size_based_wrap",
         min_num_params=50,
     )
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulated, fsdp_plugin=plugin)
+    accelerator = Accelerator(**options, fsdp_plugin=plugin)
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
     return accelerator
@@ -111,18 +135,14 @@ def main(folder):
             found[f"{mode}, {case}"] = {"curve": curve.to_dict(), "spread": spread}
             results |= {f"{mode}, {case}/{name}": value for name, value in whole(model).items()}
 
-        for name, options in {"whole": {}, "resumed": {"tracker": Interruption()}}.items():
-            options |= {
-                "dropout": 0.3,
-                "checkpoints": Checkpoints(folder / mode / name, 3, 2, (torch.default_generator,)),
-            }
-            while True:
-                try:
-                    model, curve = run("minibatches", accelerator_of(mode), **options)
-                    break
-                except KeyboardInterrupt:
-                    found[f"{mode}, interrupted"] = options.pop("tracker").left
-            found[f"{mode}, {name}"] = {"curve": curve.to_dict()}
+        for case in RESUMED:
+            for name, options in {"whole": {}, "resumed": {"tracker": Interruption()}}.items():
+                told, model = taken_up(mode, case, folder / mode / case / name, options)
+                found[f"{mode}, {case}, {name}"] = told
+                results |= {f"{mode}, {case}, {name}/{key}": value for key, value in whole(model).items()}
+        for name, kind in {"tracked": Tracker, "tracked, resumed": Interrupted}.items():
+            seen, model = observed(mode, folder / mode / name, kind)
+            found[f"{mode}, {name}"] = seen
             results |= {f"{mode}, {name}/{key}": value for key, value in whole(model).items()}
         accelerator = accelerator_of(mode)
         try:
@@ -133,6 +153,34 @@ def main(folder):
         everywhere = accelerator.gather(torch.tensor([len(diverged)])).tolist()
         found[f"{mode}, diverged"] = {"message": diverged, "everywhere": everywhere}
     finish(accelerator, folder, results, found)
+
+
+def taken_up(mode, case, folder, options):
+    """Train one case with dropout, again from its checkpoint where it is interrupted; return what is told, the model.
+
+    An epoch is not over at the last checkpoint before the interruption.
+    """
+    case, precision = case if case in CASES else "minibatches", RESUMED[case]
+    every = 2 if case == "accumulated unevenly" else 3
+    options |= {"dropout": 0.3, "checkpoints": Checkpoints(folder, every, 2, (torch.default_generator,))}
+    left = None
+    while True:
+        try:
+            model, curve = run(case, accelerator_of(mode, CASES[case][2], precision), **options)
+            return {"curve": curve.to_dict(), "left": left}, model
+        except KeyboardInterrupt:
+            left = options.pop("tracker").left
+
+
+def observed(mode, folder, kind):
+    """Train with a tracker, again where it is interrupted; return every process's records, and the model."""
+    try:
+        model, tracker = tracked(accelerator_of(mode), kind, checkpoints=Checkpoints(folder, 3))
+    except KeyboardInterrupt:
+        model, tracker = tracked(accelerator_of(mode), checkpoints=Checkpoints(folder, 3))
+    everyone = [None] * PROCESSES
+    torch.distributed.all_gather_object(everyone, tracker.trajectory.to_dict())
+    return everyone, model
 
 
 def configured(folder):

@@ -16,21 +16,14 @@ from lowdyn.networks import MLP
 from lowdyn.observe import tracker as tracker_module
 from lowdyn.observe.following import Followed
 from lowdyn.trajectory import save
+from tests.known_spectra import stand_apart
 
 STEPS, SIZES = 3, (200, 230, 6)
 
 
 def train(wrap=lambda model: model, rank=0, processes=1, steps=STEPS, **options):
-    """Three steps of full-batch descent in float64, this process's share of the batch; the tracker.
-
-    The two leading and the two trailing singular values of each weight stand apart, so that their vectors are defined.
-    """
-    model = MLP(SIZES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for weight in model.weights:
-        left, values, right = torch.linalg.svd(weight, full_matrices=False)
-        values[2:-2] = torch.linspace(1.0, 0.6, len(values) - 4)
-        values[:2], values[-2:] = torch.tensor([3.0, 2.0]), torch.tensor([0.3, 0.1])
-        weight.copy_(left * values @ right)
+    """Three steps of full-batch descent in float64, this process's share of the batch; the tracker."""
+    model = stand_apart(MLP(SIZES, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.randn(12, 200, generator=generator, dtype=torch.float64), torch.arange(12) % 6
     wrapped = wrap(model)

@@ -16,9 +16,9 @@ pytest.importorskip("accelerate", reason="the minibatch loop runs on Accelerate"
 
 from accelerate import Accelerator
 
-from tests.distributed_runs import CASES, run
+from tests.distributed_runs import CASES, RESUMED, run, tracked
 
-MODES = ("ddp", "fsdp2")
+MODES, TRACKED = ("ddp", "fsdp2"), ("tracked", "tracked, resumed")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def results(tmp_path_factory):
 
 def launched(launch, folder, what, **variables):
     command = [sys.executable, "-m", *launch, str(Path(__file__).with_name("distributed_runs.py")), str(folder), what]
-    given = {**os.environ, **variables}
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=given)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = safetensors.torch.load_file(folder / "results.safetensors")
@@ -74,10 +74,35 @@ def test_accelerate_launch_says_how_many_processes_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_interrupted_run_of_two_processes_ends_with_the_same_bytes(results, mode):
-    assert results[0][f"{mode}, interrupted"] == 0
-    assert results[0][f"{mode}, resumed"] == results[0][f"{mode}, whole"]
-    assert_close(weights_of(results, f"{mode}, resumed"), weights_of(results, f"{mode}, whole"), rtol=0, atol=0)
+@pytest.mark.parametrize("case", RESUMED)
+def test_an_interrupted_run_of_two_processes_ends_with_the_same_bytes(results, mode, case):
+    whole, resumed = (results[0][f"{mode}, {case}, {name}"] for name in ("whole", "resumed"))
+    assert (whole["left"], resumed["left"]) == (None, 0)
+    assert resumed["curve"] == whole["curve"]
+    weights = [weights_of(results, f"{mode}, {case}, {name}") for name in ("whole", "resumed")]
+    assert weights[0]
+    assert_close(weights[1], weights[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tracker_of_two_processes_records_what_one_does(results, mode):
+    model, tracker = tracked(Accelerator(cpu=True))
+    expected = tracker.trajectory
+    assert expected["step"].values.tolist() == [0, 2, 4, 6, 8]
+    assert expected["exact"].sel(layer="hidden2").values.tolist() == [1, 0, 0, 0, 0]
+    for seen in map(xr.Dataset.from_dict, results[0][f"{mode}, tracked"]):
+        assert seen.data_vars.keys() == expected.data_vars.keys()
+        assert "failed" not in seen.attrs
+        xr.testing.assert_allclose(seen, expected, rtol=1e-6, atol=1e-6)
+    assert_close(weights_of(results, f"{mode}, tracked"), dict(model.state_dict()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tracker_of_two_processes_goes_on_with_the_run(results, mode):
+    whole, resumed = (map(xr.Dataset.from_dict, results[0][f"{mode}, {name}"]) for name in TRACKED)
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert ours.identical(theirs)
+    assert_close(*(weights_of(results, f"{mode}, {name}") for name in TRACKED), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
