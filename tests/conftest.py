@@ -37,6 +37,22 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture
+def accelerators():
+    """Make Accelerators of any precision: they share one state, which is put back."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    def make(**options):
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+        return Accelerator(cpu=True, **options)
+
+    yield make
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+
+
 @pytest.fixture(scope="module")
 def workers_find_the_fakes():
     """Processes that make runs import the experiments of the tests."""

@@ -153,6 +153,21 @@ def test_accumulated_gradients_go_on(tmp_path):
     assert_same_run(*results)
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_mixed_precision_goes_on(tmp_path, accelerators, accumulated):
+    def in_bf16(folder, **options):
+        accelerator = accelerators(mixed_precision="bf16", gradient_accumulation_steps=accumulated)
+        loader = Minibatches(X, Y, 16 // accumulated, seeded(1))
+        return run(folder, accelerator=accelerator, loader=loader, every=3, **options)
+
+    expected = in_bf16(tmp_path / "whole")
+    with pytest.raises(Stop):
+        in_bf16(tmp_path / "run", stop=8)
+    assert_same_run(in_bf16(tmp_path / "run"), expected)
+    plain = run(tmp_path / "float32", every=3, accelerator=accelerators())
+    assert not torch.equal(plain[0].weights[0], expected[0].weights[0])  # it was bf16
+
+
 class Interrupted(Tracker):
     """A tracker after whose look at step 8 the run is interrupted."""
 

@@ -205,22 +205,6 @@ def test_epochs_are_counted(epochs, error):
 # --- how Accelerate is configured
 
 
-@pytest.fixture
-def accelerators():
-    """Make Accelerators of any precision: they share one state, which is put back."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState
-
-    def make(**options):
-        AcceleratorState._reset_state()
-        GradientState._reset_state()
-        return Accelerator(cpu=True, **options)
-
-    yield make
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-
-
 @pytest.mark.parametrize(("size", "accumulated", "samples"), [(8, 2, 50), (4, 4, 49), (5, 3, 50), (50, 3, 50)])
 def test_accumulated_batches_are_one_large_batch(accelerators, size, accumulated, samples):
     results = []
