@@ -1,10 +1,13 @@
 """A tracker records what its probes see and changes nothing in training."""
 
 import copy
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 import lowdyn
@@ -164,3 +167,32 @@ def test_mixed_precision_is_tracked_and_not_a_bit_changes():
         return [weight.tolist() for weight in network.weights]
 
     assert trained(True) == trained(False)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, of inductor
+def test_a_model_that_inductor_compiled_trains_as_without_a_tracker_and_is_seen():
+    torch.compiler.reset()
+    x, labels = gaussian(12, 6), torch.arange(12) % 3
+    probes = Spectra(top=1), LayerMetrics([(x, labels)], 3, "relu|output")
+    ends, trackers = [], []
+    for compiled, watched in ((True, False), (True, True), (False, True)):
+        plain = MLP((6, 5, 3), generator=seeded(), dtype=torch.float64)
+        trained = torch.compile(plain) if compiled else plain
+        tracker = Tracker(trained, *probes, every=2) if watched else None
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(trained(x), labels).backward()
+            optimizer.step()
+            if tracker is not None:
+                tracker.step()
+        ends.append([weight.clone() for weight in plain.weights])
+        trackers.append(tracker)
+    assert all(torch.equal(*pair) for pair in zip(*ends[:2], strict=True))
+    ours, eager = (tracker.trajectory for tracker in trackers[1:])
+    assert "failed" not in ours.attrs
+    assert ours["step"].values.tolist() == [0, 2, 4]
+    assert ours["layer"].values.tolist() == ["hidden1", "output"]
+    # Fused kernels round otherwise than eager ones do.
+    xr.testing.assert_allclose(ours, eager, rtol=1e-9, atol=1e-12)
