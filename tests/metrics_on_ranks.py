@@ -62,10 +62,33 @@ def failures(rank, wrapper, batches):
         "label": raised(wrapper, label),
         "probe": raised(wrapper, good, probe=label),
     }
-    if wrapper == "ddp":  # a forward pass fewer stops a sharded model, whatever it is of
+    found["loader"] = raised(wrapper, broken(batches) if rank else good)
+    found["kind"] = raised(wrapper, [batches[0], batches[1][0]] if rank else good)
+    if wrapper == "ddp":
         found["layers"] = raised(wrapper, good, layers="relu" if rank else "output")
-        found["loader"] = raised(wrapper, broken(batches) if rank else good)
+    else:
+        found["fewer"] = raised(wrapper, good[1:] if rank else good)
+        found["none"] = raised(wrapper, good if rank else [])
+        found["probe loader"] = raised(wrapper, good, probe=broken(batches) if rank else good)
+        found["later"] = tracked_until(rank, batches)
     return found
+
+
+def tracked_until(rank, batches):
+    """The steps at which a sharded model is looked at, whose loader fails on one rank in the middle; and why not."""
+
+    class Disk(list):
+        gone = False
+
+        def __iter__(self):
+            return broken(batches) if rank and self.gone else super().__iter__()
+
+    disk = Disk(batches)
+    tracker = Tracker(wrapped_by("fsdp", case()[0]), LayerMetrics(disk, 4, distributed=True), every=1)
+    for step in range(1, 5):
+        disk.gone = step == 2
+        tracker.step()
+    return {"steps": tracker.trajectory["step"].values.tolist(), "failures": tracker.failures}
 
 
 class Ticking:

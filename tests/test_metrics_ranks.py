@@ -59,9 +59,22 @@ def test_what_fails_on_one_rank_is_raised_on_both(ranks, wrapper):
     assert first["nan"] == "ValueError: features of 'input' hold NaN or infinity (on process 1)"
     assert first["label"] == label
     assert first["probe"] == label
+    assert first["loader"] == "RuntimeError: OSError('no such disk') (on process 1)"
+    assert "(on process 1)" in first["kind"]
     if wrapper == "ddp":
-        assert first["loader"] == "RuntimeError: OSError('no such disk') (on process 1)"
         assert first["layers"].startswith("ValueError: process 1 saw the layers [('input', 6), ('relu1', 16)")
+
+
+def test_ranks_of_a_sharded_model_go_into_a_forward_pass_together(ranks):
+    first = ranks[0]["fsdp failures"]
+    unequal = "ValueError: the loader gave no batch {}, that of process {} did; a sharded model takes as many on every"
+    assert first["fewer"] == f"{unequal.format(3, 0)} process (on process 1)"
+    assert first["none"] == f"{unequal.format(1, 1)} process (on process 0)"
+    assert first["probe loader"] == "RuntimeError: OSError('no such disk') (on process 1)"
+    assert first["later"]["steps"] == [0, 1, 3, 4]
+    (failure,) = first["later"]["failures"]
+    assert failure["step"] == 2
+    assert failure["because"] == "RuntimeError: OSError('no such disk') (on process 1)"
 
 
 def test_ranks_that_look_together_agree_when(ranks):

@@ -65,9 +65,11 @@ def layer_metrics(
 
     With ``balanced`` every class weighs the same in Σ_W, Σ_B and the global mean; otherwise by its frequency, as
     samples do. With ``distributed`` every rank of torch.distributed's default group passes its share of the samples
-    (the same number of batches under FSDP) and gets the metrics of all; what fails on one rank, but for the forward
-    pass of a sharded model, is raised on all. The model is evaluated in eval mode without gradients and left as it was
-    found, as are the generators from which the loader draws.
+    and gets the metrics of all; what fails on one rank is raised on all. A sharded model (FSDP2) takes all ranks for a
+    forward pass, so they agree before each one: batches that are not as many on every rank, or that cannot be fetched,
+    are raised on all too. What fails *within* such a pass on one rank, such as inputs of a wrong width, is not: the
+    others wait for it until the process group's own timeout. The model is evaluated in eval mode without gradients and
+    left as it was found, as are the generators from which the loader draws.
 
     ValueError for fewer than two classes, labels out of range, a class without samples, features that are not
     finite, a pattern that matches nothing, an empty loader, a second pass that gives other samples.

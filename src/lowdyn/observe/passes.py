@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lowdyn.observe.draws import draws_undone
 from lowdyn.observe.features import Batches, Pool, checked_labels, run_observed
 from lowdyn.observe.linear_probe import LinearProbe
 from lowdyn.observe.moments import ClassMoments, TotalMoments, merge_ranks
-from lowdyn.observe.processes import raise_together, told_by_all
+from lowdyn.observe.processes import Elsewhere, raise_together, sharded, told_by_all
 
 WIDEST = 16_384  # features wider than this have no rank and no linear probe: their scatter would be 2 GiB
 
@@ -36,7 +37,7 @@ class Passes:
 
         def first() -> None:
             with draws_undone(loader, self._parameter):
-                batch = next(iter(loader), None)
+                batch = next(self._batches(loader), None)
                 if batch is None:
                     raise ValueError("the loader gave no batch")
                 self._run(batch[0], lambda name, _: found.append(name))
@@ -152,7 +153,7 @@ class Passes:
             take(name, features, labels.to(features.device))
 
         with draws_undone(loader, self._parameter):
-            for inputs, given in loader:
+            for inputs, given in self._batches(loader):
                 labels = attempt(checked_labels, given, self.num_classes)
 
                 def keep(name: str, features: Tensor, labels: Tensor = labels) -> None:
@@ -163,6 +164,38 @@ class Passes:
                     attempt(answer, outputs, labels)
         if failed:
             raise failed[0]
+
+    def _batches(self, loader: Batches) -> Iterator[tuple[Any, Any]]:
+        """Yield the batches; with ``distributed``, of a sharded model, only once every rank has its own.
+
+        A rank that went into a forward pass without the others would wait for them.
+        """
+        if not (self.distributed and sharded(self.model)):
+            yield from loader
+            return
+        source: Iterator[tuple[Any, Any]] | None = None
+        for place in count(1):
+            batch, failed = None, None
+            try:
+                source = iter(loader) if source is None else source
+                if (given := next(source, None)) is not None:
+                    inputs, labels = given
+                    batch = torch.as_tensor(inputs), labels
+            except Exception as error:
+                failed = error
+            found = told_by_all("failed" if failed is not None else "none" if batch is None else "batch")
+            if failed is not None:
+                raise failed
+            if batch is None and "batch" in found:
+                raise ValueError(
+                    f"the loader gave no batch {place}, that of process {found.index('batch')} did; a sharded model "
+                    "takes as many on every process"
+                )
+            if "failed" in found or (batch is not None and "none" in found):
+                raise Elsewhere
+            if batch is None:
+                return
+            yield batch
 
     def _together(self, look: Callable[[], None], layers: Callable[[], list[tuple[str, int]]] = list) -> None:
         """Look; with ``distributed``, what fails on one rank is raised on all before they merge what they saw."""

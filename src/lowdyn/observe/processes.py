@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import distributed
+from torch import distributed, nn
+
+
+class Elsewhere(Exception):
+    """Another process failed, which says why where all raise together."""
+
+
+def sharded(model: nn.Module) -> bool:
+    """Whether a parameter of ``model`` lies spread over processes (FSDP2), whose forward pass then takes all."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def several() -> bool:
@@ -24,7 +33,8 @@ def raise_together(failed: Exception | None, layers: list[tuple[str, int]]) -> N
 
     ValueError too where they saw other ``layers`` (name, width): those who went on would wait for each other for ever.
     """
-    text = None if failed is None else str(failed) if isinstance(failed, ValueError) else repr(failed)
+    silent = failed is None or isinstance(failed, Elsewhere)
+    text = None if silent else str(failed) if isinstance(failed, ValueError) else repr(failed)
     found = told_by_all((text, isinstance(failed, ValueError), layers))
     for process, (reason, is_value, _) in enumerate(found):
         if reason is not None:

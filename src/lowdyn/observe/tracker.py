@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowdyn import __version__
 from lowdyn.arguments import checked_count
-from lowdyn.observe.processes import several, told_by_all
+from lowdyn.observe.processes import several, sharded, told_by_all
 from lowdyn.observe.resuming import packed, settings_of, unpacked
 from lowdyn.observe.schedule import Budget, Every, Schedule
 from lowdyn.trajectory import Look, Probe, Record, Recorder, coordinates, plain_attributes
@@ -181,8 +181,7 @@ class Tracker:
         waiting = self.budget.waiting(self.steps)
         if self.budget.limit is None or not several():
             return waiting
-        spread = any(hasattr(parameter, "full_tensor") for parameter in self._model.parameters())
-        if spread or any(getattr(look, "collective", False) for look in self._looks):
+        if sharded(self._model) or any(getattr(look, "collective", False) for look in self._looks):
             waiting = max(told_by_all(waiting))  # one that looked alone would wait for the others
         return waiting
 
