@@ -21,6 +21,7 @@ BLOCKS = 7  # most blocks of the Krylov space
 AIM = 1e-4  # relative error of a value, as estimated, at which the space stops growing
 PROBES, DEGREE = 16, 5  # columns and products of the certificate
 FAILURE = 1e-9  # probability of its failing
+SUMMED = 128  # squares that are summed in the matrix's own precision, before the rest is in float64
 
 
 def worthwhile(shape: tuple[int, ...], top: int) -> bool:
@@ -41,8 +42,8 @@ class Enclosure:
     principal angle between the spans of the computed and of the true leading vectors, left and right, and
     ``single_turned`` (top,) on the angle of each to its own, π/2 where nothing is known; ``next_value`` is the Ritz
     value after the last, ``rounding`` the part of every bound that no gap makes smaller. ``settled`` says whether the
-    error left in the values is estimated below 1e-4 of them. ``norm`` is ‖W‖_F to ``norm_bound``, summed in float64.
-    ``block`` is where the next look begins.
+    error left in the values is estimated below 1e-4 of them. ``norm`` is ‖W‖_F to ``norm_bound``. ``block`` is where
+    the next look begins.
     """
 
     values: Tensor
@@ -100,7 +101,8 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     ([1.0, 0.9], True)
     """
     rows, columns = matrix.shape
-    norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)))
+    parts = [torch.linalg.vector_norm(part, dim=1) for part in torch.split(matrix, SUMMED, dim=1)]
+    norm = float(torch.linalg.vector_norm(torch.stack(parts), dtype=torch.float64))
     if not 1e-12 < norm < 1e12:  # squares of float32 may have left its range
         largest = float(matrix.abs().max())
         if not math.isfinite(largest):
@@ -143,7 +145,9 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
         next_value=math.sqrt(max(0.0, float(ritz[top]))) * norm,
         rounding=slack * norm,
         norm=norm,
-        norm_bound=(rows + columns) * torch.finfo(torch.float64).eps * norm,
+        # A sum of n squares is off by no more than n·u of itself, in whatever order.
+        norm_bound=(SUMMED / 2 + 2) * torch.finfo(matrix.dtype).eps / 2 * norm
+        + rows * columns * torch.finfo(torch.float64).eps * norm,
         settled=space.settled,
         block=torch.linalg.qr(torch.cat([basis[:, : width - KEPT], probes], dim=1))[0],
     )

@@ -1,9 +1,9 @@
 """How far each number of a record of spectra may be from that of the matrix itself, by what its values may be off.
 
 A record by SVD knows every singular value to one ``bound`` δ: it is exact for W + E, ‖E‖₂ ≤ δ (Weyl). A warm one knows
-the leading values to a bound each, and ‖W‖_F, which is summed in float64. What a record derives from these is bounded
-here, by the extremes over all matrices that agree with it. Every function takes leading batch dimensions, and works in
-float64; a bound of 0 belongs to a matrix of zeros, inf or π/2 never says less than what holds of any matrix.
+the leading values to a bound each, and so ‖W‖_F, a sum of squares. What a record derives from these is bounded here, by
+the extremes over all matrices that agree with it. Every function takes leading batch dimensions, and works in float64;
+a matrix of zeros has bounds of 0, and where nothing is known the bound is one that holds of any matrix.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class Spectra:
     the angle is NaN, and a degenerate reference gives a warning. An orthogonal start is degenerate through and
     through; take ``reference=1``.
 
-    Bounds b_i on σ_i, and one on ‖W‖_F, which is summed in float64, bound the rest, at the extremes of what agrees
-    with them: ``stable_rank`` lies in (‖W‖_F/(σ̂_1 ± b_1))²; ``bulk_rms`` is √((‖W‖_F² − Σ_{i ≤ top} σ_i²)/n'), n'
+    Bounds b_i on σ_i, and one on ‖W‖_F (4e-6 of it in float32), bound the rest, at the extremes of what agrees with
+    them: ``stable_rank`` lies in (‖W‖_F/(σ̂_1 ± b_1))²; ``bulk_rms`` is √((‖W‖_F² − Σ_{i ≤ top} σ_i²)/n'), n'
     values being left, and lies where each σ_i is σ̂_i ± b_i; ``outside_energy`` is 1 − Σ σ_i²/‖·‖_F² and likewise. By
     SVD, with one bound on all values, quantiles and root mean square move by no more than it, and
     :mod:`lowdyn.observe.error_bounds` has the ranks. An angle is off by what the present vectors and those of the
