@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 import xarray as xr
 from torch.testing import assert_close
 
@@ -82,6 +83,9 @@ def test_an_interrupted_run_of_two_processes_ends_with_the_same_bytes(results, m
     weights = [weights_of(results, f"{mode}, {case}, {name}") for name in ("whole", "resumed")]
     assert weights[0]
     assert_close(weights[1], weights[0], rtol=0, atol=0)
+    if case == "bf16":  # and not the run in float32
+        plain = weights_of(results, f"{mode}, minibatches, whole")
+        assert any(not torch.equal(value, plain[name]) for name, value in weights[0].items())
 
 
 @pytest.mark.parametrize("mode", MODES)
