@@ -48,7 +48,7 @@ def fake(name, title, run=constant, limit=1.0, images=()):
     def check(datasets):
         return [at_most("value", float(datasets[experiment.name]["x"].max()), limit)]
 
-    texts = dict.fromkeys(("PART", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION", "SCALE_NOTE"), "Nothing.")
+    texts = dict.fromkeys(("PART", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION", "DIFFERENCE", "SCALE_NOTE"), "Nothing.")
     shape = {"EXPERIMENTS": (experiment,), "check": check, "draw": lambda _: go.Figure(), "__name__": "lowdyn.files"}
     return SimpleNamespace(ID=name, TITLE=title, **texts, **shape)
 

@@ -49,7 +49,7 @@ def draw_lines(datasets):
 
 def claim(name="C90", of=None, check=check_last, draw=draw_lines):
     texts = {"TITLE": "Halving", "CLAIM": "It halves.", "SOURCE": "A paper", "PUBLISHED": "0.5", "DEVIATION": "None."}
-    texts |= {"PART": "see", "SCALE_NOTE": ""}
+    texts |= {"PART": "see", "DIFFERENCE": "", "SCALE_NOTE": ""}
     of = (experiment() if of is None else of,)
     return SimpleNamespace(ID=name, **texts, EXPERIMENTS=of, check=check, draw=draw, __name__="lowdyn.files")
 

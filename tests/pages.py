@@ -81,6 +81,7 @@ def page(tmp_path_factory):
         source=CLOSING,
         published=LINES,
         deviation=SCRIPT,
+        difference=IMAGE,
         scale=IMAGE,
         checks=[check(text=SCRIPT, measured=IMAGE, expected=CLOSING, holds=None)],
         experiments=[SCRIPT, "../outside", "evolution"],

@@ -10,12 +10,11 @@ import xarray as xr
 
 from lowdyn import trajectory
 from lowdyn.claims.claim import verdict
-from lowdyn.claims.layerwise import decay
-from lowdyn.experiments.experiment import Experiment, each_cell
+from lowdyn.experiments.experiment import Experiment
 from tests.claim_runs import CLAIMS, changed, judged, smoke
 
 EXACT = ("C4", "C5", "C6", "C7", "C17", "C20")  # these must hold wherever they run
-ATTRIBUTES = ("ID", "PART", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION")
+ATTRIBUTES = ("ID", "PART", "TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION", "DIFFERENCE", "SCALE_NOTE")
 
 
 # --- what a claim is ------------------------------------------------------------------------------------------
@@ -242,26 +241,6 @@ def test_heads_are_judged_by_the_mean_of_all_seeds(variable):
     assert judged("C24", twice) == [True, True]
     unknown = changed(twice, **{variable: lambda values: values.where(values["seed"] == 0)})
     assert judged("C24", unknown).count(False) == 1
-
-
-# --- numbers that were published ------------------------------------------------------------------------------
-
-
-def test_compression_is_that_of_the_paper():
-    (data,) = smoke("C17").values()
-    published = [float(number) for number in re.findall(r"\d\.?[\de.-]*\d", CLAIMS["C17"].PUBLISHED.split(" = ")[-1])]
-    for settings, cell in each_cell(data):
-        if (settings["activation"], settings["depth"]) == ("linear", 8):
-            np.testing.assert_allclose(cell["within_between_ratio"].isel(seed=0), published, rtol=0.01)
-            np.testing.assert_allclose(decay(cell)[0], 0.185, rtol=0.01)
-
-
-def test_rates_are_those_of_the_paper():
-    """Within 3 % for linear networks; of a single ReLU network within 15 %."""
-    checks = [check for check in CLAIMS["C20"].check(smoke("C20")) if check.holds is None]
-    assert len(checks) == 6
-    for check in checks:
-        assert check.measured == pytest.approx(check.expected, rel=0.03 if "linear" in check.text else 0.15)
 
 
 # --- recovery -------------------------------------------------------------------------------------------------

@@ -75,8 +75,9 @@ def test_list_says_what_is_estimated_and_by_which_command():
 def test_list_says_one_claim_in_full():
     claim = all_claims()["C14"]
     printed = lowdyn("list", "c14").stdout
-    for text in (claim.TITLE, claim.CLAIM, claim.SOURCE, claim.PUBLISHED, claim.DEVIATION, claim.SCALE_NOTE):
-        assert text in printed
+    for name in ("TITLE", "CLAIM", "SOURCE", "PUBLISHED", "DEVIATION", "DIFFERENCE", "SCALE_NOTE"):
+        assert getattr(claim, name)
+        assert getattr(claim, name) in printed
     assert "C15" not in printed
     assert "unknown claim C99" in refused("list", "C99")
 

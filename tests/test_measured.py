@@ -39,7 +39,7 @@ def test_the_catalogue_says_what_the_claims_say():
     claims = all_claims()
     assert list(catalogue()) == list(claims)
     for name, texts in catalogue().items():
-        for field in ("part", "title", "claim", "source", "published", "deviation", "scale_note"):
+        for field in ("part", "title", "claim", "source", "published", "deviation", "difference", "scale_note"):
             assert getattr(texts, field) == getattr(claims[name], field.upper())
         assert texts.part in {part.key for part in PARTS if part.key}
 
@@ -103,6 +103,7 @@ def test_the_script_writes_the_file(tmp_path, monkeypatch, capsys):
         (one("C4", holds=False, scale_note="too short a run"), {"paper": PAPER}, "differs", "Too short a run."),
         (one("C4"), {"smoke": PAPER}, "unknown", "not been judged"),
         (one("C4"), {"paper": ESTIMATE}, "unknown", "not been judged"),
+        (one("C4", holds=False, scale_note="too short a run"), {}, "unknown", "judged yet. Too short a run."),
     ],
 )
 def test_a_verdict_is_held_against_that_at_paper_scale(result, runs, kind, said):

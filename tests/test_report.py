@@ -62,6 +62,12 @@ def test_hostile_text_stays_text(parsed):
     assert not any(name.startswith("on") for _, attributes in parsed.elements for name in attributes)
 
 
+def test_a_claim_says_where_its_numbers_differ_and_is_silent_where_none_does(tmp_path):
+    shown = write(tmp_path, [result("C4", difference="Ours is 2, theirs 1."), result("C5", difference="")])
+    assert shown.read_text(encoding="utf-8").count("Where our numbers differ") == 1
+    assert "Ours is 2, theirs 1." in Parsed(shown).text
+
+
 def test_figures_survive_their_script_elements(page, parsed):
     figures = {attributes["id"]: text for attributes, text in parsed.scripts if "type" in attributes}
     for name, text in figures.items():

@@ -14,7 +14,7 @@ from tests.fake_claims import FIXED, HALVING, Runs, claim, contents, experiment,
 KEYS = {
     *("id", "title", "claim", "source", "published", "deviation", "scale", "holds", "reason", "checks", "experiments"),
     *("settings", "seeds", "seconds", "versions", "machine", "data", "key", "figure"),
-    *("part", "scale_note", "source_sha256", "times"),
+    *("part", "difference", "scale_note", "source_sha256", "times"),
 }
 
 

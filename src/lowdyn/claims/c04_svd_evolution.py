@@ -25,6 +25,7 @@ CLAIM = (
 SOURCE = "Lecture, 'Evolution of SVD of the weight matrix'; Yaras et al. 2023, arXiv 2306.01154, theorem figure"
 PUBLISHED = "Three surfaces over (index, step): singular values of W_1, angles of its right and left singular vectors."
 DEVIATION = "None: d = 30, r = 3, L = 3, ε = 1, lr 1 on the mean loss, 50 steps at every scale; all layers judged."
+DIFFERENCE = ""
 SCALE_NOTE = ""
 EXPERIMENTS = (EVOLUTION,)
 

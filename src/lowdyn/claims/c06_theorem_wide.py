@@ -25,6 +25,7 @@ DEVIATION = (
     "The lecture gives no settings: several (d, r, L, ε, λ), 4 000 steps (paper: 6 000) at 0.3 of the stable rate; and "
     "width 100, 300 or 1000 through the exact reduction, its first 200 steps held against the full network."
 )
+DIFFERENCE = ""
 SCALE_NOTE = ""
 EXPERIMENTS = (THEOREM_WIDE, THEOREM_LARGE_WIDE)
 

@@ -30,6 +30,7 @@ PUBLISHED = "lim ρ(t) = 0 as ε → 0 for all t; at most rank 2r."
 DEVIATION = (
     "The lecture gives no settings: d = 30, r = 3, L = 3, ε from 1 to 0.01 (paper: to 0.003), 0.3 of the stable rate."
 )
+DIFFERENCE = ""
 SCALE_NOTE = ""
 EXPERIMENTS = (THEOREM_SCALES, THEOREM_LARGE_SQUARE)
 

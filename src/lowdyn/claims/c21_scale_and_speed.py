@@ -23,6 +23,7 @@ CLAIM = "Steps to a loss of 1e-6 rise as the scale ε of the start falls."
 SOURCE = "Lecture, 'Tradeoffs between decay rate and convergence'; Yaras et al. 2023, arXiv 2306.01154"
 PUBLISHED = "A picture, at lr 0.1."
 DEVIATION = "Smoke and quick run at lr 1, a tenth of the steps; paper scale at the published 0.1. L = 4."
+DIFFERENCE = ""
 SCALE_NOTE = ""
 EXPERIMENTS = (SPEED,)
 

@@ -18,6 +18,7 @@ class Description:
     source: str
     published: str
     deviation: str
+    difference: str
     scale_note: str
 
 

@@ -53,6 +53,7 @@ class Claim(Protocol):
     SOURCE: str  # lecture and paper
     PUBLISHED: str  # what they published, in numbers
     DEVIATION: str  # how the settings here depart from the published ones
+    DIFFERENCE: str  # which numbers shown differ from the published ones and why, or that this is not known; "": none
     SCALE_NOTE: str  # why the verdict at a smaller scale may differ from that at paper scale; "" where not known
     EXPERIMENTS: tuple[Experiment, ...]  # and, of them, TIMED where the claim speaks of seconds: see `timed`
     __name__: str

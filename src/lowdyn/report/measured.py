@@ -125,14 +125,14 @@ def compare(result: Result, runs: Mapping[str, Measured]) -> Comparison | None:
     """Return how a verdict compares with that at paper scale; None at paper scale, and where nothing was judged."""
     if result.scale == Scale.paper or result.holds is None:
         return None
-    paper = runs.get(Scale.paper)
+    paper, why = runs.get(Scale.paper), result.scale_note and sentence(result.scale_note)
     if paper is None or paper.holds is None:  # an estimate of the time is no verdict
-        return Comparison("unknown", "At paper scale it has not been judged yet.")
+        text = "At paper scale it has not been judged yet."
+        return Comparison("unknown", text if result.holds or not why else f"{text} {why}")
     took = f"({format_seconds(paper.seconds)} on {paper.machine})"
     if paper.holds == result.holds:
         return Comparison("same", f"The same verdict was measured at paper scale {took}.")
     verdict = f"At paper scale it {paper.verdict} {took}."
-    why = result.scale_note and sentence(result.scale_note)
     return Comparison("differs", f"{verdict} {why or 'The verdicts differ, and no explanation is known.'}")
 
 

@@ -56,6 +56,7 @@ class Result:
     source: str = ""
     published: str = ""
     deviation: str = ""
+    difference: str = ""
     part: str = ""
     scale_note: str = ""
     source_sha256: str = ""
@@ -97,7 +98,7 @@ def reason_in_words(reason: str | None) -> str:
 
 _REQUIRED = ("id", "claim", "scale", "holds", "checks")
 _TEXTS = {"id", "claim", "scale", "title", "source", "published", "deviation", "text"}
-_TEXTS |= {"part", "scale_note", "source_sha256"}
+_TEXTS |= {"part", "difference", "scale_note", "source_sha256"}
 _WANTED: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(_TEXTS, ((str,), "a string")),
     "reason": ((str, type(None)), "a string or null"),

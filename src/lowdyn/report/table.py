@@ -96,6 +96,7 @@ def claim_in_full(claim: Any, runs: Mapping[str, Measured]) -> str:
     """Return all that is said of a claim, as paragraphs."""
     lines = [f"{claim.id}  {claim.title} ({claim.part})", claim.claim]
     lines += [f"Source: {claim.source}", f"Published: {claim.published}", f"Departures: {claim.deviation}"]
+    lines += [f"Differences: {claim.difference}"] if claim.difference else []
     lines += [f"Scales: {claim.scale_note}"] if claim.scale_note else []
     for scale in SCALES:
         run = runs.get(scale)

@@ -134,6 +134,7 @@ class Reproduction:
             "source": claim.SOURCE,
             "published": claim.PUBLISHED,
             "deviation": claim.DEVIATION,
+            "difference": claim.DIFFERENCE,
             "scale_note": claim.SCALE_NOTE,
             "scale": self.scale,
             "checks": [],
