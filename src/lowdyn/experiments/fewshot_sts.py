@@ -24,7 +24,7 @@ from torch.nn.functional import mse_loss
 from lowdyn.data import SentencePairs
 from lowdyn.experiments.adaptation import adapt, update_rank
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
-from lowdyn.experiments.minilm import PairCosine, upper_layers
+from lowdyn.experiments.minilm import PairCosine, upper_layers, weights_folder
 from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.training import Minibatches, train
 
@@ -130,4 +130,5 @@ FEWSHOT_STS = Experiment(
         ),
     },
     data=(("sts_benchmark/train", "sts_benchmark/dev"),),
+    installed=weights_folder,
 )

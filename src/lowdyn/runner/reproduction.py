@@ -15,7 +15,7 @@ from typing import Any
 import xarray as xr
 
 from lowdyn.claims.claim import Claim, timed, verdict
-from lowdyn.data import DataSet, downloadable, load_set, set_available
+from lowdyn.data import DataMissing, DataSet, downloadable, load_set, set_available
 from lowdyn.experiments.experiment import Experiment, Settings, combine
 from lowdyn.provenance import digest, machine, source_digest, versions
 from lowdyn.runner.folder import Folder, RunStopped, as_netcdf, file_digest
@@ -173,10 +173,7 @@ class Reproduction:
         """Return what is to be run of an experiment at this scale; DataMissing without any of its data sets."""
         plan = experiment.plans[self.scale]
         names, together = self._chosen(experiment)
-        for name in names:
-            if name not in self._sets:
-                self._sets[name] = load_set(name, self.data_dir, download=self.download)
-        sets = [self._sets[name] for name in names]
+        sets = self._loaded(experiment, names)
         decides = identity(experiment.run, sets)
         seeds = [self.seed + offset for offset in range(plan.seeds)]
         runs = [
@@ -184,6 +181,20 @@ class Reproduction:
             for cell in plan.cells
         ]
         return Sweep(experiment.name, plan.cells, seeds, runs, sets, decides)
+
+    def _loaded(self, experiment: Experiment, names: Sequence[str]) -> list[DataSet]:
+        """Return the data sets; DataMissing with all that an experiment lacks, be it data or a package."""
+        try:
+            for name in names:
+                if name not in self._sets:
+                    self._sets[name] = load_set(name, self.data_dir, download=self.download)
+        except DataMissing as missing:
+            try:
+                experiment.installed()
+            except DataMissing as too:
+                raise DataMissing(f"{missing}; and {too}") from None
+            raise
+        return [self._sets[name] for name in names]
 
     def _chosen(self, experiment: Experiment) -> tuple[tuple[str, ...], bool]:
         """Return the first of the experiment's choices of data that is there, and whether it goes to ``data``."""
