@@ -14,7 +14,7 @@ from lowdyn.data import load_set
 from lowdyn.report.results import Result
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = ("timing", "tables", "claims_table", "estimates")
+OTHERS = ("timing", "tables", "claims_table", "estimates", "evidence")
 SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in OTHERS]
 JUDGED = [path for path in SCRIPTS if path.stem != "rounding"]  # which only says how far stored runs are off
 

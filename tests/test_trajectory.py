@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lowdyn import DeepLinearNetwork, Descent, Spectra, gradient_descent
 from lowdyn.files import replace_atomically
 from lowdyn.problems import Factorization
-from lowdyn.trajectory import Recorder, load, plain_attributes, save
+from lowdyn.trajectory import Recorder, load, plain_attributes, save, thinned
 from tests.cases import gaussian, seeded
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
@@ -218,3 +218,34 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watch)
     replace_atomically(path, b"new")
     assert (seen, path.read_bytes()) == ([b"old"], b"new")
+
+
+# --- kept small
+
+
+def test_what_is_thinned_keeps_its_ends_and_its_digits(tmp_path):
+    steps, values = np.arange(0, 60, 10), np.random.default_rng(0).normal(size=(6, 4))
+    run = xr.Dataset({"a": (("step", "index"), values), "b": (("step", "index"), values)}, {"step": steps}, {"lr": 1.0})
+    kept = load(save(thinned(load(save(run, tmp_path / "whole.nc")), every=2, single=["b"]), tmp_path / "kept.nc"))
+    assert kept["step"].values.tolist() == [0, 20, 40, 50]
+    np.testing.assert_array_equal(kept["a"], values[[0, 2, 4, 5]])
+    assert kept["b"].dtype == np.float32
+    np.testing.assert_array_equal(kept["b"], values[[0, 2, 4, 5]].astype(np.float32))
+    assert kept.attrs == {"lr": 1.0, "thinned": "b in single precision; 4 of 6 records"}
+    assert run["b"].dtype == np.float64  # the one given is left as it was
+
+
+def test_what_is_thinned_is_compressed_and_else_the_same(tmp_path):
+    run = xr.Dataset({"a": (("step", "index"), np.tile(np.linspace(0, 1, 100), (100, 1)))}, {"step": range(100)})
+    whole, small = (save(one, tmp_path / "run.nc").stat().st_size for one in (run, thinned(run)))
+    assert 3 * small < whole
+    xr.testing.assert_identical(load(tmp_path / "run.nc"), run)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"every": 0}, "every must be at least 1, got 0"), ({"single": ["b"]}, "no variable b: there are a")],
+)
+def test_thinning_says_what_it_cannot_do(options, said):
+    with pytest.raises(ValueError, match=said):
+        thinned(xr.Dataset({"a": ("step", [1.0, 2.0])}), **options)

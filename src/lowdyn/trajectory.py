@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,6 +149,34 @@ def save(trajectory: xr.Dataset, path: str | Path) -> Path:
     path = Path(path)
     replace_atomically(path, bytes(trajectory.to_netcdf(engine="h5netcdf")))
     return path
+
+
+def thinned(trajectory: xr.Dataset, *, every: int = 1, single: Collection[str] = ()) -> xr.Dataset:
+    """Return a trajectory to be kept: every ``every``-th record over ``step`` and the last, compressed when saved.
+
+    Variables named in ``single`` are rounded to single precision; all others keep their digits. An attribute
+    ``thinned`` says what was taken off. Of runs that ended at different steps only the longest surely keeps its end.
+    ValueError for ``every`` below 1 and for names that are not there.
+
+    >>> run = xr.Dataset({"loss": ("step", [8.0, 4.0, 2.0, 1.0])}, coords={"step": [0, 10, 20, 30]})
+    >>> thinned(run, every=2)["step"].values.tolist()
+    [0, 20, 30]
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    if unknown := sorted(set(single) - {str(name) for name in trajectory.data_vars}):
+        raise ValueError(f"no variable {', '.join(unknown)}: there are {', '.join(map(str, trajectory.data_vars))}")
+    said = [f"{', '.join(sorted(single))} in single precision"] if single else []
+    kept = trajectory.drop_encoding()  # one of a file would bring its own precision back
+    if every > 1 and (count := kept.sizes.get("step", 0)):
+        places = sorted({*range(0, count, every), count - 1})
+        kept = kept.isel(step=places)
+        said.append(f"{len(places)} of {count} records")
+    kept = kept.assign({name: kept[name].astype(np.float32) for name in single})
+    for variable in kept.data_vars.values():
+        if variable.ndim:
+            variable.encoding = {"zlib": True, "complevel": 9, "shuffle": True}
+    return kept.assign_attrs(thinned="; ".join(said)) if said else kept
 
 
 def load(path: str | Path) -> xr.Dataset:
