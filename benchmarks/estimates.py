@@ -5,22 +5,29 @@
 
 By default the claims that docs/results/paper/results.json lacks. A run is made at two short lengths, which tell what
 its start and end cost from what an epoch or a step of it costs; cells that cost the same are timed once. What other
-programs take of the machine meanwhile is in the estimate. All goes to docs/results/paper/estimates.json.
+programs take of the machine meanwhile is in the estimate, which is then an upper bound. Where there is no checkpoint of
+ViT-B/16 random weights of its shapes stand for it. All goes to docs/results/paper/estimates.json.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lowdyn.claims.claim import Claim, all_claims
-from lowdyn.data import DataMissing
+from lowdyn.data import DataMissing, PretrainedViT
+from lowdyn.data.pretrained import NAME, PLACES, pretrained_available
+from lowdyn.experiments import adapt_vit
 from lowdyn.experiments.experiment import Experiment, Settings
 from lowdyn.files import replace_atomically
 from lowdyn.provenance import machine
@@ -35,15 +42,30 @@ PAPER = Path(__file__).resolve().parent.parent / "docs" / "results" / "paper"
 class Short:
     """Settings in place of those of a cell, and to each length among them a longer one.
 
-    ``like`` returns the cell that is timed in place of a cell, ``full`` the length it would have where it is not that
-    of its settings; ``note`` says so.
+    ``like`` returns the cell that is timed in place of a cell, ``full`` of a cell and its data sets the length it would
+    have where it is not that of its settings; ``note`` says so. ``given`` returns those of the data sets that a run is
+    given, ``least`` the lengths that may not be 1.
     """
 
     settings: Settings
     longer: Mapping[str, int]
     like: Callable[[Settings], Settings] = lambda cell: cell
-    full: Callable[[Settings], Mapping[str, int]] = lambda cell: {}
+    full: Callable[[Settings, Sequence[Any]], Mapping[str, float]] = lambda cell, sets: {}
     note: str = ""
+    given: Callable[[Sequence[Any]], Sequence[Any]] = lambda sets: sets
+    least: Mapping[str, int] = field(default_factory=dict)
+
+
+def _adapted(cell: Settings, sets: Sequence[Any]) -> dict[str, float]:
+    """Return the lengths of *adapt-vit* as those of one run on one image set, at one rate, in steps of 8 images."""
+    rates = len(adapt_vit.CHECKPOINT_RATES["full"])  # of each, judged by images that are set aside
+    steps = tested = 0.0
+    for train, test in zip(sets[:-1:2], sets[1:-1:2], strict=True):
+        held = min(cell["adapted"], len(train))
+        batches = -(-(held - held // 5) // adapt_vit.BATCH)
+        steps += rates * -(-cell["steps"] // batches) * batches * adapt_vit.BATCH / 8
+        tested += rates * (held // 5) + min(cell["tested"], len(test))
+    return {"steps": steps, "tested": tested}
 
 
 _IMAGES = Short({"samples": 1280, "epochs": 1}, {"epochs": 9})
@@ -63,11 +85,27 @@ SHORT = {
         {"steps": 8, "dev_pairs": 80},
         like=lambda cell: {**cell, "samples": 64},
     ),
+    # All four methods on ten images of the first set, eight of which are learnt from.
+    "adapt-vit": Short(
+        {"adapted": 10, "steps": 2, "tested": 10, "lr": 1e-3},
+        {"steps": 4, "tested": 42},
+        full=_adapted,
+        note="steps of 8 images and not of 64, on CIFAR-10 for both sets",
+        given=lambda sets: (*sets[:2], sets[-1]),
+        least={"steps": 2, "tested": 10},  # AdaLoRA takes no fewer steps, nor a set of ten classes fewer images
+    ),
+    # After each of 40 steps, or each second of 80, *spectra-pretrained* looks, as often as it does in any run.
+    "spectra-pretrained": Short(
+        {"kept": 10, "batch": 2, "steps": 40},
+        {"steps": 80},
+        full=lambda cell, sets: {"steps": cell["steps"] * cell["batch"] / 2},
+        note="steps of 2 images and not of 32",
+    ),
     # Runs end at an error of 1e-7, not at their last step.
     "completion-estimates": Short(
         {"steps": 100},
         {"steps": 2000},
-        full=lambda cell: {"steps": 20_500 if cell["network"] == "compressed" else 62_000},
+        full=lambda cell, sets: {"steps": 20_500 if cell["network"] == "compressed" else 62_000},
         note="for 20 500 steps of compressed networks, as measured at r̂ = 5, and the published 62 000 of narrow ones",
     ),
 }
@@ -99,7 +137,7 @@ def images_of(sweep: Sweep, length: str, samples: int) -> int:
 
 def full_lengths(sweep: Sweep, cell: Settings, short: Short, settings: Settings) -> dict[str, float]:
     """Return the lengths of a run of ``cell``, in epochs of as many images as those of the shortened ``settings``."""
-    full: dict[str, float] = {name: short.full(cell).get(name, cell[name]) for name in short.longer}
+    full: dict[str, float] = {name: short.full(cell, sweep.sets).get(name, cell[name]) for name in short.longer}
     for name in full:
         if name.endswith("epochs"):
             full[name] *= images_of(sweep, name, cell["samples"]) / images_of(sweep, name, settings["samples"])
@@ -112,11 +150,11 @@ def time_cell(sweep: Sweep, cell: Settings, short: Short, *, warm: bool) -> floa
     run = sweep.runs[0][0]
 
     def seconds(lengths: Settings) -> float:
-        return float(replace(run, settings={**settings, **lengths}).make(sweep.sets).attrs["seconds"])
+        return float(replace(run, settings={**settings, **lengths}).make(short.given(sweep.sets)).attrs["seconds"])
 
     begin = {name: settings[name] for name in short.longer}
     if not warm:
-        seconds(dict.fromkeys(begin, 1))  # loads, compiles and keeps what later runs need no more
+        seconds({**dict.fromkeys(begin, 1), **short.least})  # loads, compiles and keeps what later runs need no more
     return estimated(seconds, begin, short.longer, full_lengths(sweep, cell, short, settings))
 
 
@@ -146,8 +184,27 @@ def time_experiment(experiment: Experiment, run: Reproduction) -> tuple[float, s
     return total, f"{sweep.name} with {', '.join(filter(None, (*kept, *lengths, short.note)))}", sweep
 
 
-def estimate(claim: Claim, run: Reproduction) -> dict[str, Any] | None:
-    """Return the entry of a claim, None if nothing of it can be estimated."""
+def reads_vit(claim: Claim) -> bool:
+    """Return whether a claim is judged by ViT-B/16 at paper scale."""
+    return any(NAME in choice for experiment in claim.EXPERIMENTS for choice in experiment.plans["paper"].data)
+
+
+@contextlib.contextmanager
+def random_vit(data_dir: Path | None, **sizes: int) -> Iterator[Path]:
+    """Yield a data folder of what is in ``data_dir`` and random weights of ViT-B/16, or of other ``sizes``."""
+    from transformers import ViTConfig, ViTModel
+
+    with tempfile.TemporaryDirectory() as name, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        folder = Path(name)
+        for entry in data_dir.iterdir() if data_dir else ():
+            (folder / entry.name).symlink_to(entry.resolve())
+        ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained((folder / PLACES[0]).parent)
+        yield folder
+
+
+def estimate(claim: Claim, run: Reproduction, *, random: bool = False) -> dict[str, Any] | None:
+    """Return the entry of a claim, None if nothing of it can be estimated; ``random`` where the weights of ViT are."""
     total, how, data = 0.0, [], []
     for experiment in claim.EXPERIMENTS:
         try:
@@ -157,8 +214,9 @@ def estimate(claim: Claim, run: Reproduction) -> dict[str, Any] | None:
             how.append(f"without {experiment.name}")
             continue
         total += seconds
-        how.append(words)
-        data += [{field: getattr(one, field) for field in FIELDS} for one in sweep.sets]
+        weights = [one for one in sweep.sets if random and isinstance(one, PretrainedViT)]
+        how.append(f"{words}, random weights" if weights else words)
+        data += [{field: getattr(one, field) for field in FIELDS} for one in sweep.sets if one not in weights]
     if not total:
         return None
     return {"seconds": float(f"{total:.2g}"), "how": "; ".join(how), "machine": machine(), "data": data_together(data)}
@@ -170,10 +228,11 @@ def main(ids: list[str]) -> None:
     measured = {entry["id"] for entry in json.loads((PAPER / "results.json").read_text(encoding="utf-8"))}
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     data_dir = Path(os.environ["LOWDYN_DATA"]) if os.environ.get("LOWDYN_DATA") else None
-    run = Reproduction(Folder(PAPER), "paper", data_dir=data_dir)
     for name in ids or [name for name in claims if name not in measured]:
         print(name, flush=True)
-        one = estimate(claims[name], run)
+        random = reads_vit(claims[name]) and not pretrained_available(data_dir)
+        with random_vit(data_dir) if random else contextlib.nullcontext(data_dir) as folder:
+            one = estimate(claims[name], Reproduction(Folder(PAPER), "paper", data_dir=folder), random=random)
         if one is not None:
             print(f"  {one['seconds']:g} s", flush=True)
             found = {**found, name: one}

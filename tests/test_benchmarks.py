@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowdyn.data import load_set
+from lowdyn.networks.pretrained import pretrained_vit
 from lowdyn.report.results import Result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,5 +164,43 @@ def test_an_epoch_is_counted_in_images(name, epochs):
 
 def test_steps_are_counted_as_they_are():
     estimates = loaded("estimates")
-    short = estimates.Short({"steps": 1}, {"steps": 3}, full=lambda cell: {"steps": cell["width"]})
-    assert estimates.full_lengths(None, {"steps": 9, "width": 5}, short, {"steps": 1}) == {"steps": 5}
+    short = estimates.Short({"steps": 1}, {"steps": 3}, full=lambda cell, sets: {"steps": cell["width"] * len(sets)})
+    sweep = estimates.Sweep("completion", [], [0], [], ["one"], {})
+    assert estimates.full_lengths(sweep, {"steps": 9, "width": 5}, short, {"steps": 1}) == {"steps": 5}
+
+
+def test_a_whole_run_of_adapters_is_counted_from_one_at_one_rate_in_steps_of_eight_images():
+    """Two sets, three rates, 3 000 steps of 64 images; a fifth of the training images judges each rate."""
+    sets = (range(20_000), range(5_000), range(10_000), range(2_000), "weights")
+    cell = {"adapted": 50_000, "steps": 3000, "tested": 10_000}
+    tested = 3 * 4_000 + 5_000 + 3 * 2_000 + 2_000
+    assert loaded("estimates")._adapted(cell, sets) == {"steps": 2 * 3 * 3000 * 64 / 8, "tested": tested}
+
+
+def test_random_weights_stand_for_the_checkpoint_that_is_missing(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "held").touch()
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    digests = []
+    for _ in range(2):
+        with loaded("estimates").random_vit(tmp_path, **sizes, image_size=8, patch_size=4) as folder:
+            weights = load_set("vit_b_16", folder)
+            digests.append(weights.sha256)
+            assert pretrained_vit(weights.path, 10, generator=torch.Generator()).image == (8, 8, 3)
+            assert (folder / "cifar10" / "held").is_file()
+        assert not folder.exists()
+    assert digests[0] == digests[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10"]  # whose own folder is left as it was
+
+
+def test_an_estimate_from_random_weights_says_so(monkeypatch, tmp_path):
+    estimates = loaded("estimates")
+    claim = estimates.all_claims()["C15"]
+    sets = [load_set("digits"), estimates.PretrainedViT(tmp_path, "0" * 64)]
+    sweep = estimates.Sweep("adapt-vit", [], [0], [], sets, {})
+    monkeypatch.setattr(estimates, "time_experiment", lambda experiment, run: (123.0, "adapt-vit with steps 2", sweep))
+    drawn, read = (estimates.estimate(claim, None, random=random) for random in (True, False))
+    assert (drawn["how"], drawn["data"]["name"]) == ("adapt-vit with steps 2, random weights", "digits")
+    assert (read["how"], read["data"]["name"]) == ("adapt-vit with steps 2", "digits + vit_b_16")
+    assert drawn["seconds"] == 120
+    assert [name for name, one in estimates.all_claims().items() if estimates.reads_vit(one)] == ["C2", "C15"]
