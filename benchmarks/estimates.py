@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from lowdyn.runner import Folder, Reproduction
 from lowdyn.runner.origin import FIELDS, data_together
 from lowdyn.runner.reproduction import Sweep
 
+CROWDED = 0.6  # share of its time that a thread has a processor; two of one run by itself have more
 PAPER = Path(__file__).resolve().parent.parent / "docs" / "results" / "paper"
 
 
@@ -206,6 +208,7 @@ def random_vit(data_dir: Path | None, **sizes: int) -> Iterator[Path]:
 def estimate(claim: Claim, run: Reproduction, *, random: bool = False) -> dict[str, Any] | None:
     """Return the entry of a claim, None if nothing of it can be estimated; ``random`` where the weights of ViT are."""
     total, how, data = 0.0, [], []
+    began = time.perf_counter(), time.process_time()
     for experiment in claim.EXPERIMENTS:
         try:
             seconds, words, sweep = time_experiment(experiment, run)
@@ -219,7 +222,15 @@ def estimate(claim: Claim, run: Reproduction, *, random: bool = False) -> dict[s
         data += [{field: getattr(one, field) for field in FIELDS} for one in sweep.sets if one not in weights]
     if not total:
         return None
+    shared = crowded(time.perf_counter() - began[0], time.process_time() - began[1], torch.get_num_threads())
+    how += [shared] if shared else []
     return {"seconds": float(f"{total:.2g}"), "how": "; ".join(how), "machine": machine(), "data": data_together(data)}
+
+
+def crowded(wall: float, processor: float, threads: int) -> str:
+    """Return words for an estimate that was made beside other work, by the seconds that it took and had; "" else."""
+    share = processor / (wall * threads)
+    return f"beside other work, with {share:.0%} of a processor a thread: an upper bound" if share < CROWDED else ""
 
 
 def main(ids: list[str]) -> None:

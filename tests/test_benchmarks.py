@@ -193,11 +193,18 @@ def test_random_weights_stand_for_the_checkpoint_that_is_missing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cifar10"]  # whose own folder is left as it was
 
 
+def test_an_estimate_made_beside_other_work_is_called_an_upper_bound():
+    crowded = loaded("estimates").crowded
+    assert crowded(100.0, 41.0, 1) == "beside other work, with 41% of a processor a thread: an upper bound"
+    assert crowded(100.0, 90.0, 1) == crowded(100.0, 150.0, 2) == ""
+
+
 def test_an_estimate_from_random_weights_says_so(monkeypatch, tmp_path):
     estimates = loaded("estimates")
     claim = estimates.all_claims()["C15"]
     sets = [load_set("digits"), estimates.PretrainedViT(tmp_path, "0" * 64)]
     sweep = estimates.Sweep("adapt-vit", [], [0], [], sets, {})
+    monkeypatch.setattr(estimates, "crowded", lambda wall, processor, threads: "")
     monkeypatch.setattr(estimates, "time_experiment", lambda experiment, run: (123.0, "adapt-vit with steps 2", sweep))
     drawn, read = (estimates.estimate(claim, None, random=random) for random in (True, False))
     assert (drawn["how"], drawn["data"]["name"]) == ("adapt-vit with steps 2, random weights", "digits")
