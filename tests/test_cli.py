@@ -68,7 +68,7 @@ def test_list_names_every_claim():
 def test_list_says_what_is_estimated_and_by_which_command():
     estimates = [name for name, runs in read_measured().items() if "paper" in runs and runs["paper"].holds is None]
     printed = lowdyn("list").stdout
-    assert sorted(re.findall(r"^(C\d+) .*≈ [\d.]+ (?:s|min|h) *$", printed, re.MULTILINE)) == sorted(estimates)
+    assert sorted(re.findall(r"^(C\d+) .*≈ [\d.]+ (?:s|min|h|days) *$", printed, re.MULTILINE)) == sorted(estimates)
     assert ("benchmarks/estimates.py" in printed) == bool(estimates)
 
 

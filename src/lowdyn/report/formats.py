@@ -47,10 +47,11 @@ def format_seconds(seconds: float | None) -> str:
 def format_estimate(seconds: float) -> str:
     """Return an estimated time, in two digits.
 
-    >>> [format_estimate(s) for s in (0.52, 85, 680, 11_000, 123_456)]
-    ['≈ 0.52 s', '≈ 85 s', '≈ 11 min', '≈ 3.1 h', '≈ 34 h']
+    >>> [format_estimate(s) for s in (0.52, 85, 680, 11_000, 123_456, 2e7)]
+    ['≈ 0.52 s', '≈ 85 s', '≈ 11 min', '≈ 3.1 h', '≈ 34 h', '≈ 230 days']
     """
-    unit, size = ("s", 1) if seconds < 90 else ("min", 60) if seconds < 5400 else ("h", 3600)
+    longer = ("h", 3600) if seconds < 360_000 else ("days", 86_400)
+    unit, size = ("s", 1) if seconds < 90 else ("min", 60) if seconds < 5400 else longer
     return f"≈ {float(f'{seconds / size:.2g}'):g} {unit}"
 
 
