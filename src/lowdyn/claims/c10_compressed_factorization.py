@@ -30,7 +30,7 @@ DIFFERENCE = (
     "At paper scale 1e-6 is passed between steps 19 750 and 20 000 (each 250th is recorded), where 20 123 are "
     "published, of another draw of the target; narrower networks take fewer. The ratio of times is another on another "
     "machine: published are about 2 ms for a full step and 0.2 ms for a compressed one on a GPU, ours take 150 and "
-    "0.03 ms on a processor, and the ratio is 5 000 at d = 1000, 100 at d = 300."
+    "0.03 ms on a processor, and the ratio is some thousand at d = 1000, about a hundred at d = 300."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (FACTORIZATION,)

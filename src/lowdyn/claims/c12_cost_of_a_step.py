@@ -28,7 +28,7 @@ DEVIATION = (
 )
 DIFFERENCE = (
     "The original's exponent is 2.6 to 2.8 and not 2, since its factors are multiplied with one another; the "
-    "compressed network's is 0.6 to 0.8 and not 1, since parts of its step do not grow with d."
+    "compressed network's is 0.5 to 0.8 and not 1, since parts of its step do not grow with d."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (COST,)

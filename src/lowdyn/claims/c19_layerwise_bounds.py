@@ -33,8 +33,8 @@ DEVIATION = (
 DIFFERENCE = (
     "The published −51 … −12 agree with what δ alone gives on the Gaussian samples at l = 1 … 4. The lowest bound of "
     "all our runs is far lower, −674 at paper scale: δ is near ε²√(d − K) and grows with the width, and on Gaussian "
-    "samples θ is 14 and more. What the theorem assumes to be 0 is not quite: in more dimensions than samples, what "
-    "the start does outside their span stays, and the end-to-end matrix is up to a fifth off the minimum-norm "
+    "samples θ is near 14 and more. What the theorem assumes to be 0 is not quite: in more dimensions than samples, "
+    "what the start does outside their span stays, and the end-to-end matrix is up to a fifth off the minimum-norm "
     "solution; steps of finite size take layers 0.04 off balance."
 )
 SCALE_NOTE = ""
