@@ -63,6 +63,7 @@ def failures(rank, wrapper, batches):
         "probe": raised(wrapper, good, probe=label),
     }
     found["loader"] = raised(wrapper, broken(batches) if rank else good)
+    found["shape"] = raised(wrapper, [batches[0], (x[0, 0], labels)] if rank else good)
     found["kind"] = raised(wrapper, [batches[0], batches[1][0]] if rank else good)
     if wrapper == "ddp":
         found["layers"] = raised(wrapper, good, layers="relu" if rank else "output")

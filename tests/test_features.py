@@ -1,6 +1,7 @@
 """How features are reached: pooling, compiled models, functional activations, accumulators of several workers."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -73,6 +74,13 @@ def test_pooled_features_are_means_and_first_tokens():
 def test_pools_that_make_no_features_are_refused(pool, message):
     with pytest.raises(ValueError, match=message):
         pooled_widths(pool)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(2), torch.tensor(1.0)])
+def test_what_is_no_batch_is_refused(inputs):
+    shape = re.escape(str(tuple(inputs.shape)))
+    with pytest.raises(ValueError, match=rf"inputs must be a batch \(samples, …\), got shape {shape}; add a dimension"):
+        layer_features(MLP((2, 3), generator=seeded()), inputs)
 
 
 def test_a_functional_activation_is_the_output_of_its_module():

@@ -60,6 +60,8 @@ def test_what_fails_on_one_rank_is_raised_on_both(ranks, wrapper):
     assert first["label"] == label
     assert first["probe"] == label
     assert first["loader"] == "RuntimeError: OSError('no such disk') (on process 1)"
+    shape = "ValueError: inputs must be a batch (samples, …), got shape (); add a dimension (on process 1)"
+    assert first["shape"] == shape
     assert "(on process 1)" in first["kind"]
     if wrapper == "ddp":
         assert first["layers"].startswith("ValueError: process 1 saw the layers [('input', 6), ('relu1', 16)")

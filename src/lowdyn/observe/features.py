@@ -57,7 +57,7 @@ def run_observed(
     *input* is shown too, as ``name.input``. A compiled model runs eagerly, since hooks do not fire in its graph.
     """
     parameter = next(model.parameters(), None)
-    inputs = torch.as_tensor(inputs)
+    inputs = checked_inputs(inputs)
     if parameter is not None:
         # A floating input follows the model's dtype; token ids stay whole numbers.
         inputs = inputs.to(parameter.device, parameter.dtype if inputs.is_floating_point() else None)
@@ -96,6 +96,18 @@ def pooled(output: Tensor, pool: Pool, name: str) -> Tensor:
     if pool == "mean" and output.ndim > 2:
         return output.mean(dim=1) if output.ndim == 3 else output.mean(dim=tuple(range(2, output.ndim)))
     return output.flatten(start_dim=1)
+
+
+def checked_inputs(inputs: Any) -> Tensor:
+    """Return a batch's inputs as a tensor (samples, …); ValueError for a single sample or number.
+
+    >>> checked_inputs([[1.0, 2.0]]).shape
+    torch.Size([1, 2])
+    """
+    inputs = torch.as_tensor(inputs)
+    if inputs.ndim < 2:
+        raise ValueError(f"inputs must be a batch (samples, …), got shape {tuple(inputs.shape)}; add a dimension")
+    return inputs
 
 
 def checked_labels(labels: Any, num_classes: int) -> Tensor:

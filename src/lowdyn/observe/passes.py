@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowdyn.observe.collapse import CollapsePass, classifier_weight
 from lowdyn.observe.draws import draws_undone
-from lowdyn.observe.features import Batches, Pool, checked_labels, run_observed
+from lowdyn.observe.features import Batches, Pool, checked_inputs, checked_labels, run_observed
 from lowdyn.observe.linear_probe import LinearProbe
 from lowdyn.observe.moments import ClassMoments, TotalMoments, merge_ranks
 from lowdyn.observe.processes import Elsewhere, raise_together, sharded, told_by_all
@@ -180,7 +180,7 @@ class Passes:
                 source = iter(loader) if source is None else source
                 if (given := next(source, None)) is not None:
                     inputs, labels = given
-                    batch = torch.as_tensor(inputs), labels
+                    batch = checked_inputs(inputs), labels
             except Exception as error:
                 failed = error
             found = told_by_all("failed" if failed is not None else "none" if batch is None else "batch")
