@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lowdyn.observe.summary import length_of
-from lowdyn.observe.turning import Groups
+from lowdyn.observe.turning import Groups, Turned
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -94,7 +94,7 @@ def of_move(every: Tensor, bound: Tensor, kept: int, share: Tensor) -> dict[str,
     return {"move_norm_bound": norm_bound, "outside_energy_bound": outside}
 
 
-def of_vectors(values: Tensor, bound: Tensor, groups: Groups, *, open_end: bool) -> tuple[Tensor, Tensor]:
+def of_vectors(values: Tensor, bound: Tensor, groups: Groups, *, open_end: bool) -> Turned:
     """Return how far in radians computed singular vectors (…, n) and the spans of ``groups`` (…, 3) may be turned.
 
     The first j vectors span a subspace within asin s_j of the true one, s_j = δ/(gap − δ) with the gap between values
@@ -118,7 +118,7 @@ def of_vectors(values: Tensor, bound: Tensor, groups: Groups, *, open_end: bool)
     return single, torch.stack(parts, dim=-1)
 
 
-def of_rounded(basis: Tensor, kept: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+def of_rounded(basis: Tensor, kept: Tensor, groups: Groups) -> Turned:
     """Return how far angles to orthonormal ``basis`` (…, d, n) may be off, single and by part, measured to ``kept``.
 
     The columns differ by ε (of a part, in Frobenius norm). Sines change by at most 2ε + ε², cosines by ε, and angles,

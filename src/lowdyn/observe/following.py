@@ -14,6 +14,7 @@ from lowdyn.observe.summary import QUANTILES, bulk_of, length_of, ranks, rms_of
 from lowdyn.observe.turning import (
     Groups,
     Reference,
+    Turned,
     against_active,
     against_reference,
     groups_of,
@@ -24,7 +25,6 @@ from lowdyn.observe.turning import (
 Seen = dict[str, Tensor]
 SIDES = ("left", "right")
 MOVE = ("move_norm", "outside_energy")
-Bounds = tuple[Tensor, Tensor]  # of single directions (…, index) and of parts (…, 3), radians
 
 
 class Followed:
@@ -154,7 +154,7 @@ class Followed:
                 seen[name] = known
         return seen
 
-    def _angles(self, side: str, basis: Tensor, groups: Groups, resolved: tuple[Tensor, Tensor], now: Bounds) -> Seen:
+    def _angles(self, side: str, basis: Tensor, groups: Groups, resolved: tuple[Tensor, Tensor], now: Turned) -> Seen:
         """Angles of the columns of ``basis``, known to ``now``, that are defined, to the reference or given bases."""
         length = basis.shape[-1]
         rounding = 4 * max(self.matrix.shape[-2:]) * error_bounds.EPS

@@ -13,10 +13,9 @@ from lowdyn.linalg import principal_angles
 from lowdyn.observe import error_bounds
 from lowdyn.observe.following import MOVE
 from lowdyn.observe.summary import QUANTILES, bulk_of, length_of, ranks, rms_of
-from lowdyn.observe.turning import Reference, groups_of, resolved_of, warn_of
+from lowdyn.observe.turning import Reference, Turned, groups_of, resolved_of, warn_of
 from lowdyn.trajectory import Record
 
-Pair = tuple[Tensor, Tensor]
 WIDEST = 20_000  # beyond it a record of every singular value is mostly copies of one number
 
 
@@ -133,7 +132,7 @@ class ReducedSpectraLook:
             rest | {"move_values": moves, "move_bounds": bounds, "move_norm": norm, "outside_energy": outside} | known
         )
 
-    def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Pair, Pair]:
+    def _angles(self, layer: int, side: str, values: Tensor, owners: Tensor, step: int) -> tuple[Turned, Turned]:
         """Return the angles, single and by part, and the bounds on them."""
         sizes = self.model.sizes
         groups = groups_of(len(values), self.top)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowdyn.linalg import principal_angles
 
 Groups = tuple[slice, slice, slice]
+Turned = tuple[Tensor, Tensor]  # radians, of single directions (…, index) and of parts (…, 3)
 
 
 class Reference:
@@ -20,7 +21,7 @@ class Reference:
     not defined.
     """
 
-    def __init__(self, basis: Tensor, resolved: tuple[Tensor, Tensor], turned: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, basis: Tensor, resolved: tuple[Tensor, Tensor], turned: Turned) -> None:
         self.basis, self.resolved, self.turned = basis, resolved, turned
         self.told = False
 
@@ -84,7 +85,7 @@ def leading_resolved(values: Tensor, following: float, error: float) -> tuple[Te
     return apart[:-1] & apart[1:], torch.stack([apart[-1], *torch.zeros_like(apart[:2])])
 
 
-def against_reference(basis: Tensor, reference: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+def against_reference(basis: Tensor, reference: Tensor, groups: Groups) -> Turned:
     """Return the angle of each direction to its reference (…, index), and of each part (…, 3)."""
     cosines = (basis * reference).sum(dim=-2)
     # The sine is the length of what sticks out, which arccos could not see below 1e-8.
@@ -98,7 +99,7 @@ def against_reference(basis: Tensor, reference: Tensor, groups: Groups) -> tuple
     return angles, turns
 
 
-def against_active(basis: Tensor, active: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+def against_active(basis: Tensor, active: Tensor, groups: Groups) -> Turned:
     """Return the same against orthonormal bases of active subspaces: outer directions within, middle outside."""
     inside = active.mT @ basis
     outside = (basis - active @ inside).norm(dim=-2)
