@@ -188,6 +188,21 @@ def test_a_tiny_departure_from_active_subspaces_is_seen():
     np.testing.assert_allclose(seen["right_angles"], 0, rtol=0, atol=2e-15)
 
 
+def known(rows=40, columns=30):
+    """A weight of values 3 … 1 and its singular vectors, left and right."""
+    left, right = (random_orthogonal(d, columns, generator=seeded(d)) for d in (rows, columns))
+    return left * torch.linspace(3, 1, columns, dtype=torch.float64) @ right.T, (left, right)
+
+
+def test_a_middle_direction_that_is_active_is_at_a_right_angle_within_the_bound():
+    weight, vectors = known()
+    bases = tuple(one[:, [0, 1, 10]] for one in vectors)
+    seen = values(Spectra(top=2, reference={"W1": bases}).begin(DeepLinearNetwork.from_weights([weight]))(0))
+    for side in ("left", "right"):
+        # An arcsine of what rounding leaves of 1 would be off by 3e-8.
+        assert abs(seen[f"{side}_turn"][0, 1] - math.pi / 2) <= seen[f"{side}_turn_bounds"][0, 1] < 1e-11
+
+
 def test_every_layer_needs_its_bases():
     basis = torch.eye(3, dtype=torch.float64)[:, :1]
     network = DeepLinearNetwork((3, 3, 3), generator=seeded())

@@ -102,13 +102,16 @@ def against_reference(basis: Tensor, reference: Tensor, groups: Groups) -> Turne
 def against_active(basis: Tensor, active: Tensor, groups: Groups) -> Turned:
     """Return the same against orthonormal bases of active subspaces: outer directions within, middle outside."""
     inside = active.mT @ basis
-    outside = (basis - active @ inside).norm(dim=-2)
-    angles = torch.atan2(outside, inside.norm(dim=-2))
+    outside = basis - active @ inside
+    angles = torch.atan2(outside.norm(dim=-2), inside.norm(dim=-2))
     leading, middle, trailing = groups
+    # The largest sine and the smallest cosine belong together; near π/2 an arcsine alone would not see 1e-8.
+    sine = _largest(torch.linalg.svdvals(inside[..., middle]), basis)
+    cosine = _largest(torch.linalg.svdvals(outside[..., middle]).flip(-1), basis)
     turns = torch.stack(
         [
             _largest(principal_angles(basis[..., leading], active), basis),
-            _largest(torch.asin(torch.linalg.svdvals(inside[..., middle]).clamp(max=1.0)), basis),
+            torch.atan2(sine, cosine),
             _largest(principal_angles(basis[..., trailing], active), basis),
         ],
         dim=-1,
