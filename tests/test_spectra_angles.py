@@ -194,6 +194,24 @@ def known(rows=40, columns=30):
     return left * torch.linspace(3, 1, columns, dtype=torch.float64) @ right.T, (left, right)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_angles_to_given_bases_are_those_to_their_spans_within_the_bounds(dtype):
+    weight, vectors = known()
+    # Oblique to every direction. What float32 makes of them is off by 1e-7, and so is its departure from orthonormal.
+    bases = [torch.linalg.qr(one[:, :3] + 0.1 * gaussian(len(one), 3))[0].to(dtype) for one in vectors]
+    look = Spectra(top=2, reference={"W1": tuple(bases)}).begin(DeepLinearNetwork.from_weights([weight]))
+    seen = values(look(0))
+    for side, own, basis in zip(("left", "right"), vectors, bases, strict=True):
+        span, spans_complement = np.split(np.linalg.qr(basis.double().numpy(), mode="complete")[0], [3], axis=1)
+        parts = (own[:, :2], span), (own[:, 2:-2], spans_complement), (own[:, -2:], span)
+        turns = [scipy.linalg.subspace_angles(part.numpy(), other)[0] for part, other in parts]
+        singly = [scipy.linalg.subspace_angles(own[:, place, None].numpy(), span)[0] for place in (0, 1, -2, -1)]
+        bounds, angles = seen[f"{side}_angle_bounds"][0, [0, 1, -2, -1]], seen[f"{side}_angles"][0, [0, 1, -2, -1]]
+        assert (np.abs(seen[f"{side}_turn"][0] - turns) <= seen[f"{side}_turn_bounds"][0]).all()
+        assert (np.abs(angles - singly) <= bounds).all()
+        assert max(bounds.max(), seen[f"{side}_turn_bounds"].max()) < 1e-11
+
+
 def test_a_middle_direction_that_is_active_is_at_a_right_angle_within_the_bound():
     weight, vectors = known()
     bases = tuple(one[:, [0, 1, 10]] for one in vectors)
@@ -201,6 +219,25 @@ def test_a_middle_direction_that_is_active_is_at_a_right_angle_within_the_bound(
     for side in ("left", "right"):
         # An arcsine of what rounding leaves of 1 would be off by 3e-8.
         assert abs(seen[f"{side}_turn"][0, 1] - math.pi / 2) <= seen[f"{side}_turn_bounds"][0, 1] < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"),
+    [
+        (
+            torch.eye(5, 2),
+            1.1 * torch.eye(3, 2),
+            r"columns of reference\['W1'\] \(right\) are not orthonormal: .* 0.21",
+        ),
+        (torch.ones(5), torch.eye(3, 2), r"reference\['W1'\] \(left\) must be a matrix of basis vectors \(d, k\)"),
+        (torch.eye(3, 2), torch.eye(5, 2), r"bases \(out, k\) and \(in, m\) for the weight \(5, 3\), got \(3, 2\) and"),
+        (torch.eye(5, 2).expand(4, 5, 2), torch.eye(3, 2), r"for the weight \(5, 3\), got \(4, 5, 2\) and \(3, 2\)"),
+    ],
+)
+def test_what_is_no_basis_of_the_weights_spaces_is_refused(left, right, message):
+    network = DeepLinearNetwork((3, 5), generator=seeded())
+    with pytest.raises(ValueError, match=message):
+        Spectra(reference={"W1": (left, right)}).begin(network)
 
 
 def test_every_layer_needs_its_bases():

@@ -271,3 +271,9 @@ def test_what_does_not_fit_is_refused():
         outside_share([e, e], e[:, :1], 2 * e[:, :1])
     with pytest.raises(ValueError, match="top must be at least 0"):
         active_subspace([e, 2 * e]).energy(-1)
+
+
+def test_a_move_within_bases_of_float32_has_nothing_outside():
+    bases = [random_orthogonal(d, 3, generator=seeded(d), dtype=torch.float32) for d in (40, 30)]
+    move = bases[0].double() @ gaussian(3, 3) @ bases[1].double().T
+    assert float(outside_share([torch.zeros_like(move), move], *bases)[1]) < 1e-14

@@ -30,9 +30,9 @@ MOVE = ("move_norm", "outside_energy")
 class Followed:
     """What :class:`~lowdyn.Spectra` holds of one weight: its reference, its start, and the blocks kept warm.
 
-    ``bases`` are active subspaces (left, right) to measure against instead of the first look at or after step
-    ``after``. With ``warm``, looks between exact ones are enclosures, unless a bound exceeds ``tolerance`` times the
-    largest singular value.
+    ``bases``, orthonormal in float64, are of active subspaces (left, right) to measure against instead of the first
+    look at or after step ``after``. With ``warm``, looks between exact ones are enclosures, unless a bound exceeds
+    ``tolerance`` times the largest singular value.
     """
 
     def __init__(

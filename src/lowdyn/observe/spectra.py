@@ -18,6 +18,7 @@ from lowdyn.observe.following import Followed
 from lowdyn.observe.matrices import WeightMatrix, select, weight_matrices
 from lowdyn.observe.reduced import ReducedSpectraLook
 from lowdyn.observe.sharing import looks, states
+from lowdyn.observe.subspaces import checked_basis
 from lowdyn.observe.summary import QUANTILES
 from lowdyn.observe.turning import warn_of
 from lowdyn.trajectory import Record
@@ -45,7 +46,8 @@ class Spectra:
     ``reference`` is the step whose singular vectors the angles are measured against (the first record at or
     after it), or a mapping from layer name to orthonormal bases (left, right) of active subspaces: then
     leading and trailing directions are measured against the active subspace, the middle against its
-    orthogonal complement. ``prefix`` goes before the variables' names, so that several can look at once.
+    orthogonal complement, once QR in float64 has taken out of the bases what rounding left there. ``prefix`` goes
+    before the variables' names, so that several can look at once.
 
     What it records, all in float64 (``layer`` by name, ``index`` from 0, descending singular values; NaN where
     a layer has fewer than the longest; a dimension ``run`` in front for networks side by side):
@@ -214,7 +216,7 @@ class SpectraLook:
 
 def _followed(name: str, matrix: WeightMatrix, probe: Spectra) -> Followed:
     warm = probe.method == "warm" or (probe.method == "auto" and not matrix.exact)
-    bases = probe.reference[name] if isinstance(probe.reference, Mapping) else None
+    bases = _checked(name, matrix.shape, probe.reference[name]) if isinstance(probe.reference, Mapping) else None
     return Followed(
         matrix,
         probe.top,
@@ -223,3 +225,17 @@ def _followed(name: str, matrix: WeightMatrix, probe: Spectra) -> Followed:
         warm=warm and worthwhile(matrix.shape, probe.top),
         tolerance=probe.tolerance,
     )
+
+
+def _checked(name: str, shape: tuple[int, ...], bases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    left, right = bases
+    left, right = (
+        checked_basis(f"reference[{name!r}] ({side})", one) for side, one in (("left", left), ("right", right))
+    )
+    fits = all(one.shape[:-2] in ((), shape[:-2]) for one in (left, right))
+    if not fits or (left.shape[-2], right.shape[-2]) != shape[-2:]:
+        raise ValueError(
+            f"reference[{name!r}] must be bases (out, k) and (in, m) for the weight {shape}, got {tuple(left.shape)} "
+            f"and {tuple(right.shape)}"
+        )
+    return left, right

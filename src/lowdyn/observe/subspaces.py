@@ -15,6 +15,28 @@ from lowdyn.linalg import rank_of_energy
 TOLERANCE = 1e-5  # largest departure from orthonormality that rounding explains, also in float32
 
 
+def checked_basis(name: str, basis: Any) -> Tensor:
+    """Return an orthonormal basis of the span of ``basis`` (…, d, k), float64; ValueError if it is not one itself.
+
+    It is one up to its rounding, as float32 leaves it, which QR takes out: angles and projections take it as exact.
+    There may be no column.
+
+    >>> basis = torch.full((3, 1), 3**-0.5)
+    >>> float(basis.double().norm()) == 1.0, round(float(checked_basis("left", basis).norm()), 15)
+    (False, 1.0)
+    """
+    basis = torch.as_tensor(basis).detach().to(torch.float64)
+    if basis.ndim < 2:
+        raise ValueError(f"{name} must be a matrix of basis vectors (d, k), got shape {tuple(basis.shape)}")
+    departure = (basis.mT @ basis - torch.eye(basis.shape[-1]).to(basis)).abs()
+    if not bool((departure < TOLERANCE).all()):
+        raise ValueError(
+            f"columns of {name} are not orthonormal: their products are off by {float(departure.max()):.2g}, rounding "
+            f"explains {TOLERANCE:g}; take lowdyn.linalg.orthonormal_basis first"
+        )
+    return torch.linalg.qr(basis)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class ActiveSubspace:
     """The move M = W(T) − s W(0) of a weight (out, in) by its singular value decomposition, in float64.
@@ -120,7 +142,7 @@ def outside_share(weights: Iterable[Any], left: Tensor, right: Tensor, *, rescal
     """
     matrices = _matrices(weights)
     start = next(matrices)
-    left, right = (_basis(name, basis).to(start) for name, basis in (("left", left), ("right", right)))
+    left, right = (checked_basis(name, basis).to(start) for name, basis in (("left", left), ("right", right)))
     if left.ndim != 2 or right.ndim != 2 or (left.shape[0], right.shape[0]) != tuple(start.shape):
         raise ValueError(
             f"left {tuple(left.shape)} and right {tuple(right.shape)} must be (out, k) and (in, m) for weights "
@@ -153,15 +175,6 @@ def _matrices(weights: Iterable[Any]) -> Iterator[Tensor]:
         yield checked.to(first, copy=True)
     if count < 2:
         raise ValueError(f"a move needs the start and at least one later matrix, got {count} in all")
-
-
-def _basis(name: str, basis: Tensor) -> Tensor:
-    """Return ``basis`` in float64; ValueError if its columns are not orthonormal. There may be none."""
-    basis = torch.as_tensor(basis).detach().to(torch.float64)
-    gram = basis.mT @ basis
-    if not bool(((gram - torch.eye(gram.shape[-1]).to(gram)).abs() < TOLERANCE).all()):
-        raise ValueError(f"columns of {name} are not orthonormal; take lowdyn.linalg.orthonormal_basis first")
-    return basis
 
 
 def _median(matrix: Tensor) -> float:
