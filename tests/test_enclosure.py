@@ -101,6 +101,16 @@ def test_nothing_is_said_of_vectors_that_do_not_stand_apart():
     assert all((single == math.pi / 2).all() for single in found.single_turned)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_the_trace_bounds_the_outside_the_bound_of_the_norm_counts(dtype, monkeypatch):
+    probes = enclosure.outside_bound
+    monkeypatch.setattr(enclosure, "outside_bound", lambda *given: (1.0, probes(*given)[1]))
+    found = enclose(SPECTRA["one"].to(dtype), cold().to(dtype), TOP, seeded())
+    # σ_2 is 0: what is not excluded is what ‖W‖_F² may hold beside σ_1².
+    assert found.values[1] ** 2 + 2 * found.norm * found.norm_bound <= (found.values[1] + found.bounds[1]) ** 2
+    assert found.bounds[1] < 0.01 * found.norm
+
+
 def test_zeros():
     found = enclose(torch.zeros(ROWS, COLUMNS), cold().float(), TOP, seeded())
     assert found.values.tolist() == found.bounds.tolist() == [0.0, 0.0]

@@ -104,6 +104,17 @@ def test_a_rounded_or_skewed_basis_gives_an_angle_within_its_bound(seed, size, t
     assert abs(skewed - right) <= error_bounds.of_skewness(kept) + 1e-12
 
 
+@pytest.mark.parametrize("eps", [torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps])
+def test_the_trace_bounds_what_is_left_over_where_every_rounding_counts_against_it(eps):
+    values = torch.tensor([3.0, 2.0, 1.0, 3e-3], dtype=torch.float64)
+    spread, slack = 33 * eps, 28 * eps
+    for norm_off in (-spread, spread):
+        norm = float(values.norm()) / (1 + norm_off)
+        ritz = (values[:3] / norm + slack).square()
+        true = float((values[3] / norm).square())
+        assert true <= error_bounds.of_remainder(ritz, spread, slack) < true + 10 * (spread + slack)
+
+
 def test_nothing_is_claimed_where_rounding_is_large():
     basis = random_orthogonal(40, 30, generator=seeded())
     _, parts = error_bounds.of_rounded(basis, basis + 0.1 * gaussian(40, 30), groups_of(30, 2))

@@ -15,6 +15,8 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
+from lowdyn.observe import error_bounds
+
 EXTRA = 16  # columns of the block beyond those asked for: the gap to the next value sets the pace of convergence
 KEPT = 4  # of these, left by the probes: a direction that the block has missed enters through them
 BLOCKS = 7  # most blocks of the Krylov space
@@ -123,17 +125,18 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
     basis = (mixed.mT.to(matrix) @ space.basis).mT
     coupling = space.coupling @ mixed[-width:]
     outside, probes = outside_bound(matrix, basis, norm, generator)
-    # The trace bounds every eigenvalue that is left over; it is a difference, and its rounding counts in full.
-    outside = min(outside, max(0.0, 1.0 - float(ritz.sum())) + 64 * torch.finfo(matrix.dtype).eps)
+    values = ritz[:top].clamp(min=0.0).sqrt()
+    slack = 4 * math.sqrt(columns) * torch.finfo(matrix.dtype).eps / 2 * float(values[0])
+    # A sum of n squares is off by no more than n·u of itself, in whatever order.
+    spread = (SUMMED / 2 + 2) * torch.finfo(matrix.dtype).eps / 2 + rows * columns * error_bounds.EPS
+    outside = min(outside, error_bounds.of_remainder(ritz, spread, slack))
     size = len(ritz)
     whole = torch.diag(torch.cat([ritz, ritz.new_full((width,), outside)]))
     whole[size:, :size] = coupling
     whole[:size, size:] = coupling.mT
     upper = torch.linalg.eigvalsh(whole).flip(-1).clamp(min=0.0)
-    values = ritz[:top].clamp(min=0.0).sqrt()
-    slack = 4 * math.sqrt(columns) * torch.finfo(matrix.dtype).eps / 2 * float(values[0])
     bounds = (upper[:top].sqrt() - values).clamp(min=0.0) + slack
-    turned, singly = _turned(values, upper[: top + 1].sqrt(), coupling[:, :top], outside, slack)
+    turned, singly = error_bounds.of_ritz_vectors(values, upper[: top + 1].sqrt(), coupling[:, :top], outside, slack)
     images = space.images @ mixed[:, :top].to(matrix)
     return Enclosure(
         values=values * norm,
@@ -145,38 +148,10 @@ def enclose(matrix: Tensor, block: Tensor, top: int, generator: torch.Generator)
         next_value=math.sqrt(max(0.0, float(ritz[top]))) * norm,
         rounding=slack * norm,
         norm=norm,
-        # A sum of n squares is off by no more than n·u of itself, in whatever order.
-        norm_bound=(SUMMED / 2 + 2) * torch.finfo(matrix.dtype).eps / 2 * norm
-        + rows * columns * torch.finfo(torch.float64).eps * norm,
+        norm_bound=spread * norm,
         settled=space.settled,
         block=torch.linalg.qr(torch.cat([basis[:, : width - KEPT], probes], dim=1))[0],
     )
-
-
-def _turned(
-    values: Tensor, upper: Tensor, residual: Tensor, outside: float, slack: float
-) -> tuple[tuple[float, float], tuple[Tensor, Tensor]]:
-    """Return the bounds on the angles, left and right, of the span and of each vector.
-
-    σ_i lies in [values_i − slack, upper_i + slack], upper (top + 1,); ``residual`` (k, top) are columns of R, each to
-    2·slack·σ_1, as two products make them; on the left a third is W's, and its length is known to as much.
-    """
-    largest = float(upper[0]) + slack
-    ritz, above, below = values.square(), (values - slack).clamp(min=0.0).square(), (upper[1:] + slack).square()
-    gap, before = ritz - below, torch.cat([values.new_tensor([math.inf]), above[:-1] - ritz[1:]])
-    known = values > 0
-    scaled = residual / torch.where(known, values, 1.0)
-    weight = math.sqrt(outside)
-    errors = (3 * slack * largest**2 / values, values.new_tensor(2 * slack * largest))
-    found = []
-    for part, factor, error in ((scaled, weight, errors[0]), (residual, 1.0, errors[1])):
-        whole = factor * torch.linalg.matrix_norm(part, 2) + error.max()
-        single = factor * part.norm(dim=0) + error
-        gaps = torch.cat([gap[-1:], torch.minimum(gap, before)])
-        sines = torch.cat([whole[None], single.expand_as(values)]) / gaps
-        found.append(torch.asin(torch.where(gaps > 0, sines, 1.0).nan_to_num(1.0).clamp(max=1.0)))
-    (left, right) = found
-    return (float(left[0]), float(right[0])), (left[1:], right[1:])
 
 
 def _krylov(matrix: Tensor, block: Tensor, top: int, norm: float, generator: torch.Generator) -> _Space:

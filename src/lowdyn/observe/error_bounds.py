@@ -2,8 +2,9 @@
 
 A record by SVD knows every singular value to one ``bound`` δ: it is exact for W + E, ‖E‖₂ ≤ δ (Weyl). A warm one knows
 the leading values to a bound each, and so ‖W‖_F, a sum of squares. What a record derives from these is bounded here, by
-the extremes over all matrices that agree with it. Every function takes leading batch dimensions, and works in float64;
-a matrix of zeros has bounds of 0, and where nothing is known the bound is one that holds of any matrix.
+the extremes over all matrices that agree with it. Every function works in float64, and takes leading batch dimensions,
+but for those of the Ritz values of one matrix; a matrix of zeros has bounds of 0, and where nothing is known the bound
+is one that holds of any matrix.
 """
 
 from __future__ import annotations
@@ -135,6 +136,42 @@ def of_skewness(basis: Tensor) -> Tensor:
     """Return how far the largest angle of the span of ``basis`` (…, d, k), not quite orthonormal, may be off."""
     gram = basis.mT @ basis - torch.eye(basis.shape[-1]).to(basis)
     return _small(2 * torch.linalg.matrix_norm(gram))
+
+
+def of_remainder(ritz: Tensor, spread: float, slack: float) -> float:
+    """Return c ≥ ‖W(I − PPᵀ)‖_F² in units of n², n ≈ ‖W‖_F, from the eigenvalues ``ritz`` (k,) of PᵀWᵀWP/n².
+
+    It is ‖W‖_F²/n² less their sum: a difference, in which every rounding counts in full. n is ‖W‖_F to ``spread`` of
+    itself, a root of ``ritz`` is the length of its image to ``slack``, and eigenvalues and sum are in float64.
+    """
+    held = float((ritz.clamp(min=0.0).sqrt() - slack).clamp(min=0.0).square().sum())
+    return max(0.0, (1.0 + spread) ** 2 - held) + len(ritz) * EPS
+
+
+def of_ritz_vectors(
+    values: Tensor, upper: Tensor, residual: Tensor, outside: float, slack: float
+) -> tuple[tuple[float, float], tuple[Tensor, Tensor]]:
+    """Return the bounds on the angles, left and right, of the span of leading Ritz vectors and of each vector.
+
+    σ_i lies in [values_i − slack, upper_i + slack], upper (top + 1,); ``residual`` (k, top) are columns of the part R
+    of AP outside P, each to 2·slack·σ_1, as two products make them, and ``outside`` is c, both as in
+    :func:`~lowdyn.observe.enclosure.enclose`; on the left a third product is W's, and its length is known to as much.
+    """
+    largest = float(upper[0]) + slack
+    ritz, above, below = values.square(), (values - slack).clamp(min=0.0).square(), (upper[1:] + slack).square()
+    gap, before = ritz - below, torch.cat([values.new_tensor([math.inf]), above[:-1] - ritz[1:]])
+    scaled = residual / torch.where(values > 0, values, 1.0)
+    weight = math.sqrt(outside)
+    errors = (3 * slack * largest**2 / values, values.new_tensor(2 * slack * largest))
+    found = []
+    for part, factor, error in ((scaled, weight, errors[0]), (residual, 1.0, errors[1])):
+        whole = factor * torch.linalg.matrix_norm(part, 2) + error.max()
+        single = factor * part.norm(dim=0) + error
+        gaps = torch.cat([gap[-1:], torch.minimum(gap, before)])
+        sines = torch.cat([whole[None], single.expand_as(values)]) / gaps
+        found.append(torch.asin(torch.where(gaps > 0, sines, 1.0).nan_to_num(1.0).clamp(max=1.0)))
+    (left, right) = found
+    return (float(left[0]), float(right[0])), (left[1:], right[1:])
 
 
 def _small(angle: Tensor) -> Tensor:
