@@ -84,7 +84,7 @@ def test_singular_vectors_are_turned_by_no_more_than_the_gaps_allow(seed, size, 
         angles, turns = against_reference(*bases, groups)
         assert (angles <= single + 1e-12).all()
         assert (turns <= parts + 1e-12).all()
-        assert (parts[0] < math.pi / 2) == (pairs[0][1][top - 1] - pairs[0][1][top] > 2 * size) or top == 6
+        assert (parts[0] < math.pi / 2) == (pairs[0][1][top - 1] - pairs[0][1][top] > 2 * size)
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1e-6, 1e-3, 0.02]), st.sampled_from([0.0, 0.1, 0.9, 3.0]))
@@ -195,7 +195,7 @@ def bound_name(name):
     return plural.get(name, f"{name}_bound")
 
 
-def assert_within(record, expected, warm, *, slack=2e-13):
+def assert_within(record, expected, warm, *, slack=2e-14):
     """Every number of a record is within the bound beside it; ``slack`` is what the truth itself may be off."""
     for name, value in expected.items():
         seen, bound = record[name][0], record[bound_name(name)][0]
@@ -266,6 +266,59 @@ def test_the_bounds_say_something():
         assert record[f"{side}_turn_bounds"][0] < 0.01
 
 
+def exactly(values, left, right):
+    """Return the matrix of integers over 128, exact, of these values, and of the vectors of two Hadamard matrices."""
+    return torch.from_numpy((left * values) @ right.T / 128)
+
+
+def turned(vectors, first, second):
+    """Return five times the columns of ``vectors``, in integers, two of them turned by arctan 4/3 in their plane."""
+    pair = vectors[:, [first, second]]
+    vectors = 5 * vectors
+    vectors[:, first], vectors[:, second] = pair @ [3, 4], pair @ [-4, 3]
+    return vectors
+
+
+def test_the_bounds_of_a_record_by_svd_hold_without_an_allowance():
+    """Of matrices whose values and vectors are known exactly: the truth has no rounding of its own to allow for."""
+    left, right = scipy.linalg.hadamard(256)[:, :64], scipy.linalg.hadamard(64)
+    first = np.r_[400, 300, 200 - 3 * np.arange(60), 11, 5]
+    second = np.r_[480, 330, 210 - 3 * np.arange(60), 13, 6]
+    model, angle = MLP((64, 256), generator=seeded(), dtype=torch.float64), math.atan2(4, 3)
+    look, records = Spectra(top=TOP, method="exact").begin(model), []
+    for weight in (
+        exactly(first, left, right),
+        exactly(second, left, right),
+        exactly(second, turned(left, 1, 5), turned(right, 0, 1)),
+    ):
+        model.weights[0].copy_(weight)
+        records.append({name: value[0] for name, value in values_of(look(len(records))).items()})
+    rest, nothing = np.zeros(60), {"left_turn": np.zeros(3), "right_turn": np.zeros(3)}
+    nothing |= {"left_angles": np.zeros(64), "right_angles": np.zeros(64)}
+    moved = {"move_values": [80, 30], "move_norm": math.sqrt(80**2 + 30**2 + 60 * 100 + 4 + 1)}
+    moved |= {"outside_energy": (60 * 100 + 4 + 1) / (80**2 + 30**2 + 60 * 100 + 4 + 1)}
+    turns = {"left_turn": [angle, angle, 0], "left_angles": np.r_[0, angle, rest + angle, 0, 0]}
+    turns |= {"right_turn": np.zeros(3), "right_angles": np.r_[angle, angle, rest, 0, 0]}
+    for record, values, also in zip(
+        records, (first, second, 25 * second), (nothing, {**nothing, **moved}, turns), strict=True
+    ):
+        total, squares = int(values.sum()), values.astype(np.int64) ** 2
+        expected = {
+            "singular_values": values,
+            "bulk": np.quantile(values[TOP:], [0, 0.25, 0.5, 0.75, 1]),
+            "bulk_rms": math.sqrt(squares[TOP:].sum() / 62),
+            "stable_rank": squares.sum() / squares[0],
+            "effective_rank": math.exp(math.fsum(-value / total * math.log(value / total) for value in values)),
+            **also,
+        }
+        for name, value in expected.items():
+            error, bound = np.abs(record[name] - value), record[bound_name(name)]
+            assert (error <= bound).all(), (name, error, bound)
+            assert (bound > 0).all(), name
+        assert (record["value_bounds"] < 1e-13 * values[0]).all()
+        assert record["numerical_rank"] == 64
+
+
 def test_a_move_seen_by_svd_is_not_rounded_to_the_weights_own_type():
     # float32 knows W(t) − W(0) to 6e-8 only, of its entries; both are known exactly.
     model, start = MLP((COLUMNS, ROWS), generator=seeded()), gaussian(ROWS, COLUMNS, dtype=torch.float32)
@@ -293,4 +346,4 @@ def test_a_reduced_network_has_the_bounds_of_the_full_one():
         if "bound" in name:
             np.testing.assert_array_equal(np.isnan(ours[name]), np.isnan(full[name]), err_msg=name)
             # Of one size: values that are 0 by the reduction are 1e-16 in full.
-            np.testing.assert_allclose(ours[name], full[name], rtol=0.5, atol=1e-12, err_msg=name)
+            np.testing.assert_allclose(ours[name], full[name], rtol=0.05, atol=1e-17, err_msg=name)
