@@ -125,7 +125,7 @@ def test_a_weight_is_a_number_of_observations_to_biases_and_spectrum():
     roots = np.outer(counts.sum(axis=1), counts.sum(axis=0)) ** 0.25
     values = np.linalg.svd(counts * seen / roots)[1]
     np.testing.assert_allclose(spectrum.values, values[:3], rtol=1e-6)
-    assert spectrum.level == pytest.approx(values[0] / (counts.sum() / counts.size))
+    assert spectrum.level == pytest.approx(values[0] / np.mean(counts > 0))  # entries, of all rows and columns
 
 
 @pytest.mark.parametrize("center", ["none", "bias"])
@@ -176,6 +176,28 @@ def test_weights_of_one_change_nothing(form, dtype):
     seen = SEEN.astype(dtype)
     ones = {"rows": np.ones(40), "list": [1] * 40, "dense": np.ones(SEEN.shape), "sparse": as_sparse(0 * SEEN + 1)}
     assert_same_fit(fitted(seen, ones[form]), fitted(seen))
+
+
+@pytest.mark.parametrize("center", ["none", "mean"])
+@pytest.mark.parametrize("factor", [1e-8, 1e-4, 1e4, 1e8])
+@pytest.mark.parametrize("ones", [False, True], ids=["drawn", "all equal"])
+def test_a_factor_of_all_weights_changes_nothing(factor, center, ones):
+    weights = np.ones(SEEN.shape) if ones else drawn(*SEEN.shape)
+    expected, got = (fitted(SEEN, one, center=center) for one in (weights, factor * weights))
+    assert (got.n_iter_, got.regularization_) == (expected.n_iter_, expected.regularization_)
+    np.testing.assert_allclose(got.complete(), expected.complete(), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(got.validation_curve_, expected.validation_curve_, rtol=1e-9)
+    np.testing.assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_the_unit_of_values_and_of_their_errors_does_not_matter(unit, early_stopping):
+    errors = drawn(*SEEN.shape) ** -0.5
+    settings = {"center": "none", "early_stopping": early_stopping, "regularization": 0.1}
+    expected, got = (fitted(one * SEEN, (one * errors) ** -2.0, **settings) for one in (1.0, unit))
+    assert expected.rank_ == 2
+    np.testing.assert_allclose(got.complete() / unit, expected.complete(), rtol=0, atol=1e-9)
 
 
 def test_an_entry_of_weight_zero_is_not_observed():

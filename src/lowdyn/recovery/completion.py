@@ -116,7 +116,9 @@ class DeepMatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Sa
 
         ``sample_weight`` counts observations: 2 for an entry observed twice, 0 for one that was not, 1/σ² for one with
         an error of σ. It holds one for every row (rows,), which is that of each of its entries, or is a matrix like X
-        with one for every entry: sparse and stored at the same places, or dense. More of all of them is more data.
+        with one for every entry: sparse and stored at the same places, or dense. More of all of them is more data
+        against the ridge of the biases, which is 8 · ``regularization`` observations in any unit of weights (so with
+        1/σ² the unit of X matters to it); where ``center`` is not "bias", a factor of all weights changes nothing.
         ``on_iteration(count, error)`` is called after every iteration: of the trial with held-out entries, with their
         error in the units of X, then of the fit to all entries, which counts anew, with NaN.
         ValueError when nothing is observed, for infinity, for an entry stored twice (the first is named), and for

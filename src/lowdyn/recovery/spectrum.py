@@ -16,10 +16,11 @@ class Spectrum:
     """Leading singular triplets of D_r^(-¼) R D_c^(-¼), and what of them is noise.
 
     R is the centred matrix, zero where nothing was observed and an entry times its weight where it has one; D_r and
-    D_c count the observations of its rows and columns:
-    with the exponent ½ on the counts frequent rows do not take the spectrum for themselves (the weighted trace norm
-    of Salakhutdinov and Srebro 2010, arXiv 1002.2780, half way to the plain one). ``left`` (rows, rank) and ``right``
-    (columns, rank) are mapped back, so that left · diag(values) · rightᵀ is about the observed share of R.
+    D_c count the observations of its rows and columns: with the exponent ½ on the counts frequent rows do not take the
+    spectrum for themselves (the weighted trace norm of Salakhutdinov and Srebro 2010, arXiv 1002.2780, half way to the
+    plain one). ``left`` (rows, rank) and ``right`` (columns, rank) are mapped back, so that left · diag(values) ·
+    rightᵀ is about the observed share of R, whatever the unit of the weights: ``values``, ``edge`` and ``level`` grow
+    as its root.
     """
 
     left: Values
@@ -47,7 +48,8 @@ class Spectrum:
         edge = float(randomized_svd(noise, 1, n_oversamples=7, n_iter=6, random_state=random_state)[1][0])
         # Rows and columns without entries are no part of the matrix.
         held = (int(np.count_nonzero(counts)) for counts in (observations.row_counts, observations.column_counts))
-        fraction = observations.count / prod(held)
+        # Of entries, not of observations: the counts above have taken the unit of the weights off the product.
+        fraction = len(observations) / prod(held)
         left, right = by_row[:, None] * left, by_column[:, None] * right_t.T
         return cls(left.astype(scaled.dtype), values, right.astype(scaled.dtype), edge, float(values[0]) / fraction)
 
