@@ -1,5 +1,6 @@
 """sample_weight: observations that count more than once, or less; against slow twins, and what may not matter."""
 
+import re
 import warnings
 
 import numpy as np
@@ -290,6 +291,21 @@ def test_weights_that_cannot_be_meant_are_refused(weights, error, message):
         fitted(SEEN, weights)
 
 
-def test_a_weight_too_large_for_single_precision_is_refused():
-    with pytest.raises(ValueError, match="got 1e"):
-        fitted(SEEN.astype(np.float32), np.full(40, 1e300))
+@pytest.mark.parametrize("form", [np.asarray, as_sparse])
+@pytest.mark.parametrize("weight", [1e300, 1e-60])
+def test_a_weight_that_single_precision_does_not_hold_is_refused(form, weight):
+    weights = np.ones(SEEN.shape)
+    weights[3] = weight
+    weights[np.isnan(SEEN)] = np.nan
+    with pytest.raises(
+        ValueError, match=rf"the range of float32, .* got {re.escape(str(weight))} for the entry at row 3"
+    ):
+        fitted(SEEN.astype(np.float32), form(weights))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_tiny_weight_below_zero_is_refused(dtype):
+    with pytest.raises(ValueError, match="at least 0, got -1e-60 for the entry at row 0, column"):
+        fitted(SEEN.astype(dtype), np.r_[-1e-60, np.ones(39)])
+    zero = np.r_[-0.0, np.ones(39)]  # which is none
+    assert_same_fit(fitted(SEEN, zero), fitted(SEEN, np.abs(zero)))

@@ -19,26 +19,32 @@ def weighted(seen: Observations, sample_weight: Any) -> Observations:
     entry: SciPy sparse and stored at the same places, or dense, where what it holds elsewhere is not looked at.
 
     TypeError for what holds no numbers; ValueError for other shapes and places, for weights that are negative, NaN or
-    infinite, and for weights of which none is above zero.
+    infinite, for those above zero that the type of the values holds as infinity or zero, and where none is above zero.
 
     >>> seen = Observations.read(np.array([[1.0, np.nan], [2.0, 3.0]]))
     >>> weighted(seen, [0, 2]).values, weighted(seen, [0, 2]).weights
     (array([2., 3.]), array([2., 2.]))
     """
     given = _of_sparse(seen, sample_weight) if sparse.issparse(sample_weight) else _of_array(seen, sample_weight)
-    with np.errstate(over="ignore"):  # refused below
-        weights = given.astype(seen.values.dtype)
-    refused = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if refused.size:
-        raise ValueError(
-            f"sample_weight must be finite and at least 0, got {given[refused[0]]} for the entry at "
-            f"{_place(seen, _keys(seen)[refused[0]])}"
-        )
-    left = weights > 0
+    _check(seen, given, np.isfinite(given) & (given >= 0), "must be finite and at least 0")
+    left = given > 0
     if not left.any():
         raise ValueError("sample_weight is zero for every entry; at least one needs a weight above 0")
+    dtype = seen.values.dtype
+    with np.errstate(over="ignore", under="ignore"):  # refused below
+        weights = given.astype(dtype)
+    held = np.isfinite(weights) & (weights > 0) | ~left
+    _check(seen, given, held, f"must be within the range of {dtype}, the type of X (float64 has more)")
     seen, weights = seen.select(left), weights[left]
     return seen if (weights == 1).all() else replace(seen, weights=weights)
+
+
+def _check(seen: Observations, given: NDArray[Any], held: NDArray[np.bool_], needed: str) -> None:
+    """ValueError naming the first of the weights (entries,) that is not as ``needed``."""
+    refused = np.flatnonzero(~held)
+    if refused.size:
+        place = _place(seen, _keys(seen)[refused[0]])
+        raise ValueError(f"sample_weight {needed}, got {given[refused[0]]} for the entry at {place}")
 
 
 def _of_array(seen: Observations, sample_weight: Any) -> NDArray[Any]:
