@@ -193,15 +193,20 @@ def reads_vit(claim: Claim) -> bool:
 
 @contextlib.contextmanager
 def random_vit(data_dir: Path | None, **sizes: int) -> Iterator[Path]:
-    """Yield a data folder of what is in ``data_dir`` and random weights of ViT-B/16, or of other ``sizes``."""
+    """Yield a data folder of what is in ``data_dir`` and random weights of ViT-B/16, or of other ``sizes``.
+
+    What lies in ``data_dir`` at the place of the weights is left out, so that it is not written to.
+    """
     from transformers import ViTConfig, ViTModel
 
     with tempfile.TemporaryDirectory() as name, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         folder = Path(name)
+        own = (folder / PLACES[0]).parent
         for entry in data_dir.iterdir() if data_dir else ():
-            (folder / entry.name).symlink_to(entry.resolve())
-        ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained((folder / PLACES[0]).parent)
+            if entry.name != own.name:
+                (folder / entry.name).symlink_to(entry.resolve())
+        ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(own)
         yield folder
 
 

@@ -180,6 +180,8 @@ def test_a_whole_run_of_adapters_is_counted_from_one_at_one_rate_in_steps_of_eig
 def test_random_weights_stand_for_the_checkpoint_that_is_missing(tmp_path):
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / "held").touch()
+    (tmp_path / "vit-b-16").mkdir()
+    (tmp_path / "vit-b-16" / "config.json").write_bytes(b"of a checkpoint whose weights are still to come")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     digests = []
     for _ in range(2):
@@ -190,7 +192,10 @@ def test_random_weights_stand_for_the_checkpoint_that_is_missing(tmp_path):
             assert (folder / "cifar10" / "held").is_file()
         assert not folder.exists()
     assert digests[0] == digests[1]
-    assert [path.name for path in tmp_path.iterdir()] == ["cifar10"]  # whose own folder is left as it was
+    # The folder itself is left as it was.
+    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert [path.relative_to(tmp_path).as_posix() for path in files] == ["cifar10/held", "vit-b-16/config.json"]
+    assert [path.read_bytes() for path in files] == [b"", b"of a checkpoint whose weights are still to come"]
 
 
 def test_an_estimate_made_beside_other_work_is_called_an_upper_bound():
