@@ -39,9 +39,9 @@ def fitted(data: xr.Dataset, checks: Checks, limit: int) -> xr.Dataset:
     for name in sorted(map(str, data.data_vars), key=lambda name: -data[name].nbytes):
         if len(as_netcdf(trajectory.thinned(data, single=single))) <= limit:
             break
-        if data[name].dtype == np.float64 and _said(whole) == _said(
-            checks(trajectory.thinned(data, single=[*single, name]))
-        ):
+        if data[name].dtype != np.float64 or not trajectory.fits_single(data[name].values):
+            continue
+        if _said(whole) == _said(checks(trajectory.thinned(data, single=[*single, name]))):
             single.append(name)
     for every in STEPS:
         kept = trajectory.thinned(data, every=every, single=single)

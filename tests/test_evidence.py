@@ -46,6 +46,14 @@ def test_single_precision_is_for_what_is_judged_by_fewer_digits(evidence):
     assert checks(kept)[:2] == checks(run())[:2]
 
 
+@pytest.mark.parametrize("tiny", [1e-60, 1e60])
+def test_what_single_precision_does_not_hold_keeps_its_own(evidence, tiny):
+    data = run().assign(other=("step", np.random.default_rng(1).random(101) * tiny))
+    kept = evidence.fitted(data, checks, 30_000)
+    assert [str(kept[name].dtype) for name in ("coarse", "other")] == ["float32", "float64"]
+    assert np.isin(kept["other"], data["other"]).all()
+
+
 def test_records_are_left_out_last(evidence):
     kept = evidence.fitted(run(), checks, 20_000)
     assert len(as_netcdf(kept)) <= 20_000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lowdyn import DeepLinearNetwork, Descent, Spectra, gradient_descent
 from lowdyn.files import replace_atomically
 from lowdyn.problems import Factorization
-from lowdyn.trajectory import Recorder, load, plain_attributes, save, thinned
+from lowdyn.trajectory import Recorder, fits_single, load, plain_attributes, save, thinned
 from tests.cases import gaussian, seeded
 
 pytestmark = pytest.mark.usefixtures("nothing_global_changes")
@@ -249,3 +249,26 @@ def test_what_is_thinned_is_compressed_and_else_the_same(tmp_path):
 def test_thinning_says_what_it_cannot_do(options, said):
     with pytest.raises(ValueError, match=said):
         thinned(xr.Dataset({"a": ("step", [1.0, 2.0])}), **options)
+
+
+def test_what_is_thinned_twice_says_so_twice():
+    run = xr.Dataset({"a": ("step", np.arange(9.0)), "b": ("step", np.arange(9.0))}, {"step": range(9)})
+    once = thinned(run, every=2, single=["b"])
+    assert thinned(once, every=2).attrs == {"thinned": "b in single precision; 5 of 9 records; 3 of 5 records"}
+    assert thinned(once, single=["a"]).attrs["thinned"].endswith("5 of 9 records; a in single precision")
+    assert thinned(once).attrs == once.attrs
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 1e-60, -1e-40])
+def test_what_single_precision_does_not_hold_is_not_rounded_to_it(value):
+    run = xr.Dataset({"a": ("step", [1.0, np.inf, np.nan, 0.0, value]), "b": ("step", np.arange(5.0))})
+    with pytest.raises(ValueError, match=r"^a: too large or too small for single precision; leave out of single"):
+        thinned(run, single=["a", "b"])
+    np.testing.assert_array_equal(thinned(run, single=["b"])["a"], run["a"])
+
+
+def test_all_else_fits_single_precision():
+    values = np.random.default_rng(0).normal(size=1000) * 10.0 ** np.linspace(-36, 36, 1000)
+    tiny, largest = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
+    assert fits_single(np.append(values, [tiny, -tiny, largest, -largest, 0.0, -0.0, np.nan, -np.inf]))
+    assert fits_single(np.array([1e-40], np.float32))  # which loses nothing

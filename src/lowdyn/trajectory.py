@@ -155,8 +155,9 @@ def thinned(trajectory: xr.Dataset, *, every: int = 1, single: Collection[str] =
     """Return a trajectory to be kept: every ``every``-th record over ``step`` and the last, compressed when saved.
 
     Variables named in ``single`` are rounded to single precision; all others keep their digits. An attribute
-    ``thinned`` says what was taken off. Of runs that ended at different steps only the longest surely keeps its end.
-    ValueError for ``every`` below 1 and for names that are not there.
+    ``thinned`` says what was taken off, after what it said before. Of runs that ended at different steps only the
+    longest surely keeps its end. ValueError for ``every`` below 1, for names that are not there, and for variables
+    that are to be rounded and do not fit (:func:`fits_single`).
 
     >>> run = xr.Dataset({"loss": ("step", [8.0, 4.0, 2.0, 1.0])}, coords={"step": [0, 10, 20, 30]})
     >>> thinned(run, every=2)["step"].values.tolist()
@@ -166,7 +167,10 @@ def thinned(trajectory: xr.Dataset, *, every: int = 1, single: Collection[str] =
         raise ValueError(f"every must be at least 1, got {every}")
     if unknown := sorted(set(single) - {str(name) for name in trajectory.data_vars}):
         raise ValueError(f"no variable {', '.join(unknown)}: there are {', '.join(map(str, trajectory.data_vars))}")
-    said = [f"{', '.join(sorted(single))} in single precision"] if single else []
+    if outside := sorted(name for name in single if not fits_single(trajectory[name].values)):
+        raise ValueError(f"{', '.join(outside)}: too large or too small for single precision; leave out of single")
+    said = [str(trajectory.attrs["thinned"])] if "thinned" in trajectory.attrs else []
+    said += [f"{', '.join(sorted(single))} in single precision"] if single else []
     kept = trajectory.drop_encoding()  # one of a file would bring its own precision back
     if every > 1 and (count := kept.sizes.get("step", 0)):
         places = sorted({*range(0, count, every), count - 1})
@@ -177,6 +181,17 @@ def thinned(trajectory: xr.Dataset, *, every: int = 1, single: Collection[str] =
         if variable.ndim:
             variable.encoding = {"zlib": True, "complevel": 9, "shuffle": True}
     return kept.assign_attrs(thinned="; ".join(said)) if said else kept
+
+
+def fits_single(values: Any) -> bool:
+    """Return whether rounding to single precision leaves all ``values`` their 24 bits: none too large or too small.
+
+    >>> fits_single([0.1, np.nan, np.inf]), fits_single([1e60]), fits_single([1e-60])
+    (True, False, False)
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.asarray(values).astype(np.float32)
+    return bool(np.isclose(rounded, values, rtol=2.0**-24, atol=0, equal_nan=True).all())
 
 
 def load(path: str | Path) -> xr.Dataset:
