@@ -10,7 +10,8 @@ import lowdyn
 
 ROOT = Path(lowdyn.__file__).parent
 ORDER = (
-    *("arguments", "numerals", "files", "tensor_files", "linalg", "data", "trajectory", "networks", "problems"),
+    *("arguments", "numerals", "seeding", "files", "tensor_files", "linalg"),
+    *("data", "trajectory", "networks", "problems"),
     *("dynamics", "observe", "weight_files", "inspection", "recovery", "ratings_csv", "lowrank", "peft_hook"),
     *("checkpoints", "progress", "training", "recipes"),
     *("plots", "experiments", "claims", "provenance", "runner", "report", "cli"),

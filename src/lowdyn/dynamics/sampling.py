@@ -12,6 +12,7 @@ from lowdyn.dynamics.small import SmallNetwork, starting_scalars
 from lowdyn.linalg import orthonormal_complement, random_orthogonal
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import LeastSquares
+from lowdyn.seeding import drawn_seed
 
 
 class SampledNetwork(SmallNetwork):
@@ -97,7 +98,7 @@ def sample_reduced_network(
         # The last layer and the target in the outputs' own coordinates: W̃_L(0) = ε U_P [Oᵀ Rᵀ], Φ̃ = U_P S [I 0].
         weights[-1] = init_scale * left @ fixed.mT
     family = Family(width - 2 * rank, 1.0, passes=square)
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    seed = drawn_seed(generator, below=2**62)
     return SampledNetwork(
         overlap,
         seed,
@@ -117,7 +118,7 @@ def _haar_corner(width: int, rank: int, generator: torch.Generator) -> Tensor:
     others, the Wishart matrix AAᵀ, by Bartlett: A lower triangular, squares of its diagonal χ² with d − r − i
     degrees of freedom.
     """
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    seed = drawn_seed(generator, below=2**62)
     top = torch.randn(rank, rank, generator=generator, dtype=torch.float64)
     factor = torch.randn(rank, rank, generator=generator, dtype=torch.float64).tril(-1)
     # torch offers no χ² with a generator of one's own.

@@ -25,9 +25,9 @@ from lowdyn.experiments.adaptation import Adaptation, adapt
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.fitting import accuracy
 from lowdyn.experiments.pretrained import PIXELS, Enlarged
-from lowdyn.experiments.seeding import drawn_seed, own_generator
 from lowdyn.networks import SmallViT
 from lowdyn.networks.pretrained import pretrained_vit
+from lowdyn.seeding import drawn_seed, own_generator
 from lowdyn.training import Minibatches, train
 
 WIDTH, DEPTH, BATCH = 64, 4, 64

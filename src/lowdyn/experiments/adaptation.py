@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.linalg import numerical_rank
+from lowdyn.seeding import drawn_seed
 
 Groups = list[dict[str, Any]]
 

@@ -15,11 +15,11 @@ from scipy import sparse
 
 from lowdyn.dynamics import Descent, gradient_descent
 from lowdyn.experiments.experiment import Experiment, Plan, Settings, grid
-from lowdyn.experiments.seeding import drawn_seed
 from lowdyn.linalg import random_orthogonal
 from lowdyn.networks import DeepLinearNetwork
 from lowdyn.problems import Completion
 from lowdyn.recovery import compressed_factors
+from lowdyn.seeding import drawn_seed
 
 
 def run(

@@ -25,7 +25,7 @@ from lowdyn.data import SentencePairs
 from lowdyn.experiments.adaptation import adapt, update_rank
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.minilm import PairCosine, upper_layers, weights_folder
-from lowdyn.experiments.seeding import drawn_seed
+from lowdyn.seeding import drawn_seed
 from lowdyn.training import Minibatches, train
 
 METHODS = ("lora", "plain_lora", "deep_lora")

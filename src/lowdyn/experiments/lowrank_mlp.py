@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 from lowdyn.data import ImageSet
 from lowdyn.experiments.experiment import Experiment, Plan, described, grid
 from lowdyn.experiments.fitting import accuracy, denormals_as_zero
-from lowdyn.experiments.seeding import own_generator
 from lowdyn.lowrank.cost import step_costs
 from lowdyn.lowrank.factorize import factorize
 from lowdyn.lowrank.ranks import advise_ranks
 from lowdyn.networks import MLP
 from lowdyn.recipes import FirstBatches
+from lowdyn.seeding import own_generator
 from lowdyn.training import Minibatches, train
 
 BATCH = 128

@@ -1,4 +1,4 @@
-"""Generators of their own, for parts of an experiment that shall not depend on one another, and for other libraries."""
+"""Seeds and generators of their own, for parts that shall not depend on one another, and for other libraries."""
 
 from __future__ import annotations
 
