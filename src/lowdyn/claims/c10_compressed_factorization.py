@@ -29,8 +29,9 @@ DEVIATION = (
 DIFFERENCE = (
     "At paper scale 1e-6 is passed between steps 19 750 and 20 000 (each 250th is recorded), where 20 123 are "
     "published, of another draw of the target; narrower networks take fewer. The ratio of times is another on another "
-    "machine: published are about 2 ms for a full step and 0.2 ms for a compressed one on a GPU, ours take 150 and "
-    "0.03 ms on a processor, and the ratio is some thousand at d = 1000, about a hundred at d = 300."
+    "machine: published are about 2 ms for a full step and 0.2 ms for a compressed one on a GPU; on a processor a full "
+    "step takes far longer and a compressed one less, and the ratio is some thousand at d = 1000, about a hundred at "
+    "d = 300."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (FACTORIZATION,)

@@ -27,8 +27,8 @@ DEVIATION = (
     "(quick) or 5 000 (paper). The products of the original's d x d factors cost O(d³)."
 )
 DIFFERENCE = (
-    "The original's exponent is 2.6 to 2.8 and not 2, since its factors are multiplied with one another; the "
-    "compressed network's is 0.5 to 0.8 and not 1, since parts of its step do not grow with d."
+    "The original's exponent is nearer to 3 than to 2, since its factors are multiplied with one another; the "
+    "compressed network's is below 1, since parts of its step do not grow with d."
 )
 SCALE_NOTE = ""
 EXPERIMENTS = (COST,)
