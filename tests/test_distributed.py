@@ -1,7 +1,6 @@
 """Two processes train as one does, by DDP and by FSDP2."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ pytest.importorskip("accelerate", reason="the minibatch loop runs on Accelerate"
 from accelerate import Accelerator
 
 from tests.distributed_runs import CASES, RESUMED, run, tracked
+from tests.started import environment
 
 MODES, TRACKED = ("ddp", "fsdp2"), ("tracked", "tracked, resumed")
 
@@ -30,7 +30,7 @@ def results(tmp_path_factory):
 
 def launched(launch, folder, what, **variables):
     command = [sys.executable, "-m", *launch, str(Path(__file__).with_name("distributed_runs.py")), str(folder), what]
-    given = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
+    given = environment(**variables)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=given)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = safetensors.torch.load_file(folder / "results.safetensors")

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import torch
 
 from lowdyn.trajectory import load
 from tests import spectra_on_ranks
+from tests.started import environment
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_global_changes"),
@@ -20,11 +20,10 @@ pytestmark = [
 def folder(tmp_path_factory):
     """What two processes left behind."""
     path = tmp_path_factory.mktemp("two")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, spectra_on_ranks.__file__, str(rank), str(path)],
-            env=environment,
+            env=environment(OMP_NUM_THREADS="1"),
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -37,6 +36,7 @@ def folder(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return path
 
 
